@@ -1,0 +1,103 @@
+"""The public verbs. poolscope shows whether outbound HTTP connections are re-used, and why not.
+
+``import poolscope`` imports neither wrapt nor an HTTP client nor a metric vendor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from poolscope.config import ConfigError
+
+if TYPE_CHECKING:
+    from poolscope.process import Process
+
+__version__ = "0.1.0"
+__all__ = ["ConfigError", "__version__", "instrument", "snapshot", "uninstrument"]
+
+_process: Process | None = None
+
+
+def instrument(observers: Any = None, *, max_origins: int | None = None) -> None:
+    """Attach to the HTTP clients of this process, those imported later included.
+
+    ``observers`` says who is told: ``None`` means every metric backend that is installed, with
+    its default registry; otherwise a registry, an own :class:`poolscope.observers.Observer`, or
+    several of them; ``()`` means nobody, for :func:`snapshot` alone. ``max_origins`` bounds how
+    many origins are told apart (100; ``POOLSCOPE_MAX_ORIGINS``); it holds for the process from
+    the first call on.
+
+    Calling it again changes nothing, except that observers that are new are told as well. With
+    ``POOLSCOPE_DISABLED=1`` in the environment it does nothing at all.
+
+    Raises :exc:`ConfigError` for a setting's bad value and :exc:`TypeError` for an observer of
+    an unknown kind, before anything is touched.
+    """
+    global _process  # noqa: PLW0603 - hooks are the process's, so there can be only one
+    from poolscope import config  # noqa: PLC0415 - the public module imports what it uses late
+
+    if config.disabled():
+        return
+    maximum = config.max_origins(max_origins)
+    from poolscope.process import Process  # noqa: PLC0415 - needs wrapt
+
+    heard = _resolve(observers)
+    if _process is None:
+        _process = Process(maximum)
+    _process.attach(heard)
+
+
+def uninstrument() -> None:
+    """Detach: restore what was patched. Counts stay, and go on at the next :func:`instrument`."""
+    if _process is not None:
+        _process.detach()
+
+
+def snapshot() -> dict[str, Any]:
+    """Return what is known now, as plain data: every origin with its five signals.
+
+    Durations are in seconds. The fields are those of :mod:`poolscope.summary`.
+    """
+    from poolscope.readings import Readings  # noqa: PLC0415 - not needed to instrument
+    from poolscope.summary import summarize  # noqa: PLC0415 - not needed to instrument
+
+    if _process is None:
+        return summarize(Readings())
+    _process.scope.drain()
+    return summarize(_process.readings)
+
+
+def _drain() -> None:
+    if _process is not None:
+        _process.scope.drain()
+
+
+def _resolve(observers: Any) -> list[Any]:
+    """Turn what ``instrument()`` was given into observers."""
+    from poolscope.backends import BACKENDS  # noqa: PLC0415 - as above
+    from poolscope.observers import Observer  # noqa: PLC0415 - as above
+
+    if observers is None:
+        return [row.observer(None, _drain) for row in BACKENDS if row.installed]
+    if isinstance(observers, Observer) or any(row.accepts(observers) for row in BACKENDS):
+        observers = (observers,)
+    elif not isinstance(observers, Iterable):
+        raise TypeError(_unknown(observers))
+    found: list[Any] = []
+    for target in observers:
+        row = next((row for row in BACKENDS if row.accepts(target)), None)
+        if row is not None:
+            found.append(row.observer(target, _drain))
+        elif isinstance(target, Observer):
+            found.append(target)
+        else:
+            raise TypeError(_unknown(target))
+    return found
+
+
+def _unknown(target: object) -> str:
+    return (
+        f"instrument() can't report to {target!r}: give it a Prometheus CollectorRegistry or an "
+        "object of a class derived from poolscope.observers.Observer."
+    )

@@ -1,0 +1,127 @@
+"""Native prometheus_client metrics, exact at the moment of a scrape: drain first, then collect."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from poolscope import catalog, events
+from poolscope.metrics import MetricObserver
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric as Family
+
+_KINDS: dict[str, type[Counter | Gauge | Histogram]] = {
+    "counter": Counter,
+    "gauge": Gauge,
+    "updowncounter": Gauge,
+    "histogram": Histogram,
+}
+
+# One per registry, for good: counts go on after uninstrument() and instrument().
+_OBSERVERS: weakref.WeakKeyDictionary[CollectorRegistry, PrometheusObserver] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def observer(registry: CollectorRegistry | None, drain: Callable[[], None]) -> PrometheusObserver:
+    """Return the observer that reports to ``registry`` (None: the default one).
+
+    Raises ``ValueError`` if the registry has metrics of these names from somebody else.
+    """
+    registry = REGISTRY if registry is None else registry
+    if registry not in _OBSERVERS:
+        made = PrometheusObserver(drain)
+        registry.register(made)
+        _OBSERVERS[registry] = made
+    return _OBSERVERS[registry]
+
+
+class PrometheusObserver(MetricObserver, Collector):
+    """Native metrics behind one collector, which drains before it shows them.
+
+    The metrics themselves are in no registry, so that nothing shows them without a drain. In
+    prometheus_client's multiprocess mode they write to its directory all the same.
+    """
+
+    def __init__(self, drain: Callable[[], None]) -> None:
+        self._drain = drain
+        self._build()
+
+    def _build(self) -> None:
+        self._pid = os.getpid()
+        self._metrics = {metric: _native(metric) for metric in catalog.CATALOG}
+        self._children: dict[tuple[catalog.Metric, tuple[str, ...]], Any] = {}
+
+    def describe(self) -> Iterable[Family]:
+        """Name the metrics; called by the registry under its lock, so it must not drain."""
+        return [family for native in self._metrics.values() for family in native.describe()]
+
+    def collect(self) -> Iterable[Family]:
+        """Drain, then show what there is; a metric without series is left out."""
+        self._drain()
+        self._own()
+        families = (family for native in self._metrics.values() for family in native.collect())
+        return [family for family in families if family.samples]
+
+    def tell(self, event_list: Any) -> None:
+        """Hear what a drain yielded."""
+        self._own()
+        super().tell(event_list)
+
+    def _own(self) -> None:
+        # A forked child inherits the parent's counts in memory; they are not its own. New
+        # metrics also have new locks: another thread may have held an old one during the fork.
+        if self._pid != os.getpid():
+            self._build()
+
+    # ---- metrics
+
+    def _child(self, metric: catalog.Metric, values: tuple[str, ...]) -> Any:
+        key = (metric, values)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._metrics[metric].labels(*values)
+        return child
+
+    def add(self, metric: catalog.Metric, values: tuple[str, ...], amount: float) -> None:
+        """Add to a counter."""
+        self._child(metric, values).inc(amount)
+
+    def set(self, metric: catalog.Metric, values: tuple[str, ...], value: float) -> None:
+        """Set a level."""
+        self._child(metric, values).set(value)
+
+    def record(self, metric: catalog.Metric, values: tuple[str, ...], value: float) -> None:
+        """Add one sample."""
+        self._child(metric, values).observe(value)
+
+    def merge(
+        self, metric: catalog.Metric, values: tuple[str, ...], histogram: events.Histogram
+    ) -> None:
+        """Add samples bucket by bucket: observe() would take a microsecond for each.
+
+        prometheus_client has no public way to do that; ``_buckets`` and ``_sum`` are the same
+        in every version from 0.16 on, and the tests run with the oldest and the newest.
+        """
+        child = self._child(metric, values)
+        for bucket, count in zip(child._buckets, histogram.counts):  # noqa: SLF001 - see above
+            if count:
+                bucket.inc(count)
+        child._sum.inc(sum(histogram.sums))  # noqa: SLF001 - see above
+
+
+def _native(metric: catalog.Metric) -> Counter | Gauge | Histogram:
+    kind = _KINDS[metric.kind]
+    options: dict[str, Any] = {}
+    if kind is Histogram:
+        options["buckets"] = metric.bounds
+    if kind is Gauge:
+        # Levels of workers that died must not stay; see "mark_process_dead" in the README.
+        options["multiprocess_mode"] = "livemax" if metric.merge == "max" else "livesum"
+    return kind(metric.prometheus_name, metric.help, metric.labels, registry=None, **options)

@@ -1,0 +1,154 @@
+"""Hangs records on urllib3's pools and connections, and finds them there again.
+
+As everything on the host's stack: no lock, no log, no foreign code (see ``records``).
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from poolscope.events import Origin
+from poolscope.pulse import Pulse
+from poolscope.records import Carrier, Connection, Pool, Ref
+from poolscope.scope import Scope
+
+#: The name under which records hang on the host's connections and pools.
+KEY = "_poolscope"
+_PORTS = {"http": "80", "https": "443"}
+
+
+class Records:
+    """The records of one process's urllib3 pools and connections."""
+
+    def __init__(self, scope: Scope, pulse: Pulse) -> None:
+        self.scope = scope
+        self.clock = scope.clock
+        self.pulse = pulse
+
+    def pool(self, host_pool: Any) -> Pool:
+        """Return the record of a pool, made on its first sight in this process."""
+        ledger = self.scope.ledger
+        pool = host_pool.__dict__.get(KEY)
+        if isinstance(pool, Pool) and pool.ledger is ledger:
+            return pool
+        queue = host_pool.pool
+        pool = Pool(
+            ledger,
+            origin_of(host_pool),
+            blocking=bool(host_pool.block),
+            maxsize=max(0, getattr(queue, "maxsize", 0)),
+        )
+        pool.ref = Ref(host_pool, self._pool_gone)
+        pool.ref.record = pool
+        host_pool.__dict__[KEY] = pool
+        ledger.log.append(("pool", pool))
+        return pool
+
+    def carrier(self, conn: Any) -> Carrier | None:
+        """Return what hangs on a connection object; None for a stranger, or a parent's."""
+        carrier = getattr(conn, "__dict__", {}).get(KEY)
+        if isinstance(carrier, Carrier) and carrier.ledger is self.scope.ledger:
+            return carrier
+        return None
+
+    def bind(self, pool: Pool, conn: Any) -> Carrier:
+        """Hang a new record on a connection object; adopt the connection if it is open already."""
+        carrier = Carrier(pool.ledger, pool)
+        carrier.ref = Ref(conn, self._carrier_gone)
+        carrier.ref.record = carrier
+        conn.__dict__[KEY] = carrier
+        # The weak reference has to outlive the connection, so the registry keeps the carrier.
+        pool.ledger.log.append(("carrier", carrier))
+        if getattr(conn, "sock", None) is not None:
+            connection = carrier.connection = Connection(carrier, self.clock(), adopted=True)
+            connection.watch(conn.sock)
+            pool.ledger.log.append(("adopted", connection))
+        return carrier
+
+    def open(self, carrier: Carrier, now: float) -> Connection:
+        """Write down that a socket was connected."""
+        before = carrier.connection
+        if before is not None and not before.reason:
+            before.end(now, "explicit")  # its socket was replaced without a close
+            carrier.ledger.log.append(("closed", before))
+        connection = carrier.connection = Connection(carrier, now)
+        carrier.ledger.log.append(("opened", connection))
+        self.pulse.wake()
+        return connection
+
+    def find(self, carrier: Carrier) -> Connection | None:
+        """Take note of a connection that opened past our hooks, as over a Unix socket."""
+        conn = carrier.ref and carrier.ref()
+        sock = getattr(conn, "sock", None)
+        if sock is None:
+            return None
+        if getattr(sock, "family", None) == getattr(socket, "AF_UNIX", -1):
+            origin = carrier.pool.origin._replace(address=_text(sock.getpeername()), port="")
+            if origin != carrier.pool.origin:
+                carrier.ledger.log.append(("moved", carrier.pool, origin))
+        connection = self.open(carrier, carrier.taken_at or self.clock())
+        connection.watch(sock)
+        return connection
+
+    # ---- called by the garbage collector, where nothing may be raised
+
+    def body_gone(self, ref: Ref) -> None:
+        """End a connection whose last response is done with."""
+        try:
+            connection: Connection = ref.record
+            if not connection.closed_at:
+                connection.end(self.clock(), connection.reason)
+                connection.carrier.ledger.log.append(("closed", connection))
+        except Exception as error:  # noqa: BLE001 - our faults stay ours
+            self._fault("body_gone", error)
+
+    def _carrier_gone(self, ref: Ref) -> None:
+        try:
+            carrier: Carrier = ref.record
+            connection = carrier.connection
+            if connection is not None and not connection.reason:
+                connection.end(self.clock(), "collected")
+                carrier.ledger.log.append(("closed", connection))
+            carrier.ledger.log.append(("carrier_gone", carrier))
+        except Exception as error:  # noqa: BLE001 - our faults stay ours
+            self._fault("carrier_gone", error)
+
+    def _pool_gone(self, ref: Ref) -> None:
+        try:
+            ref.record.ledger.log.append(("pool_gone", ref.record))
+        except Exception as error:  # noqa: BLE001 - our faults stay ours
+            self._fault("pool_gone", error)
+
+    def _fault(self, where: str, error: Exception) -> None:
+        self.scope.faults.append((f"urllib3.{where}", type(error).__name__))
+
+
+def still_open(connection: Connection) -> bool:
+    """Tell whether a connection that nobody watched for a while is still the same, and open."""
+    if connection.ends_with is not None:
+        return connection.ends_with() is not None
+    conn = connection.carrier.ref and connection.carrier.ref()
+    sock = getattr(conn, "sock", None)
+    return sock is not None and connection.socket is not None and connection.socket() is sock
+
+
+def _text(path: str | bytes) -> str:
+    return path if isinstance(path, str) else path.decode("utf-8", "replace")
+
+
+def origin(address: str, port: object, scheme: str) -> Origin:
+    """Name an address, with the scheme's own port where none is given."""
+    return Origin(address, str(port or _PORTS.get(scheme, "")), scheme, "urllib3")
+
+
+def origin_of(pool: Any) -> Origin:
+    """Name where a pool's connections go: the target, or a plain forward proxy."""
+    path = getattr(pool, "socket_path", None)  # docker, requests-unixsocket
+    if isinstance(path, str | bytes):
+        return Origin(_text(path), "", pool.scheme, "urllib3")
+    proxy, config = pool.proxy, getattr(pool, "proxy_config", None)
+    forwards = getattr(config, "use_forwarding_for_https", False)
+    if proxy is not None and forwards and pool.scheme == proxy.scheme == "https":
+        return origin(proxy.host, proxy.port, "https")
+    return origin(pool.host, pool.port, pool.scheme)

@@ -1,0 +1,114 @@
+"""What the process knows of each origin: how many connections are open, and why one is opened."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from poolscope.events import Levels, Origin
+
+if TYPE_CHECKING:
+    from poolscope.records import Connection, Pool
+
+log = logging.getLogger("poolscope")
+
+#: The address that origins share once there are too many to name.
+OTHER = "_other"
+
+
+class OriginState:
+    """The memory of one origin; only the drain reads or writes it."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        #: Open connections, oldest first.
+        self.open: dict[Connection, None] = {}
+        self.active = 0
+        self.opened_sum = 0.0
+        self.pools: dict[Pool, None] = {}
+        self.had_connections = False
+        #: Evicted pools that had connections and that no new pool has replaced yet.
+        self.evicted = 0
+        self.told_levels: Levels | None = None
+
+    def cause(self, pool: Pool) -> str:
+        """Decide why ``pool`` opens a connection now, and remember that it did."""
+        had_connections, self.had_connections = self.had_connections, True
+        pool.used = True
+        if pool.unreplaced:
+            return f"replaced_{pool.unreplaced.popleft()}"
+        if pool.open:
+            return "growth"
+        # Too many origins share the memory of _other: it can't tell whose connections it had.
+        if not had_connections or self.origin.address == OTHER:
+            return "first"
+        if self.evicted:
+            self.evicted -= 1
+            return "replaced_evicted"
+        return "new_pool"
+
+    def add(self, connection: Connection) -> None:
+        """Count a connection as open, and as active until told otherwise."""
+        connection.known = connection.active = True
+        connection.carrier.pool.open += 1
+        self.open[connection] = None
+        self.active += 1
+        self.opened_sum += connection.opened_at
+
+    def remove(self, connection: Connection) -> None:
+        """Count a connection as closed; its place in the pool waits for a replacement."""
+        connection.known = False
+        pool = connection.carrier.pool
+        pool.open -= 1
+        pool.unreplaced.append(connection.reason)
+        del self.open[connection]
+        self.active -= connection.active
+        self.opened_sum -= connection.opened_at
+
+    def levels(self, now: float) -> Levels:
+        """Read what is open now; ages in seconds."""
+        count = len(self.open)
+        if not count:
+            self.opened_sum = 0.0  # rounding errors don't outlive the connections
+        oldest = next(iter(self.open), None)
+        return Levels(
+            self.origin,
+            active=self.active,
+            idle=count - self.active,
+            pending=sum(len(pool.waiting) for pool in self.pools if pool.blocking),
+            max=sum(pool.maxsize for pool in self.pools),
+            pools=len(self.pools),
+            age_sum=max(0.0, now * count - self.opened_sum),
+            oldest_age=now - oldest.opened_at if oldest else 0.0,
+        )
+
+
+class Origins:
+    """The known origins, bounded: later ones share the address ``_other``."""
+
+    def __init__(self, maximum: int) -> None:
+        self.maximum = maximum
+        self._states: dict[Origin, OriginState] = {}
+        self._overflowed = False
+
+    def __iter__(self) -> Iterator[OriginState]:
+        return iter(self._states.values())
+
+    def find(self, origin: Origin) -> tuple[OriginState, bool]:
+        """Return the origin's state, and whether this is its first sight."""
+        state = self._states.get(origin)
+        if state is not None:
+            return state, False
+        if len(self._states) >= self.maximum and origin.address != OTHER:
+            if not self._overflowed:
+                self._overflowed = True
+                log.warning(
+                    "poolscope: more than %d origins; further ones share the address %r "
+                    "(max_origins sets the bound)",
+                    self.maximum,
+                    OTHER,
+                )
+            return self.find(origin._replace(address=OTHER, port=""))
+        state = self._states[origin] = OriginState(origin)
+        return state, True

@@ -1,0 +1,198 @@
+"""The only place that knows wrapt and calls the host: puts hooks in, takes them out again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import wrapt
+
+#: A hook that faults this often goes dormant.
+MAX_FAULTS = 5
+
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Hook:
+    """What runs around one function of the host.
+
+    ``before(instance, args, kwargs)`` returns a state; ``after(state, result, error)`` gets it
+    back with the host's result, or with the exception that the host raised. Both may look at
+    everything and touch nothing. ``instance`` is None for a module's function.
+    """
+
+    module: str
+    path: str
+    before: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] | None = None
+    after: Callable[[Any, Any, BaseException | None], None] | None = None
+    #: Also hook these classes of the module, if they have the method in their own ``__dict__``.
+    also: tuple[str, ...] = ()
+    #: One of the hooks of a group is enough.
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """The hook's full name."""
+        return f"{self.module}.{self.path}"
+
+
+@dataclass
+class Patch:
+    """One hook on one owner (a class or a module)."""
+
+    hook: Hook
+    owner: Any
+    attribute: str
+    faults: Any  # a deque; what is appended is told later, off the host's stack
+    active: bool = False
+    fault_count: int = 0
+    original: Any = None
+    wrapper: Any = field(default=None, repr=False)
+
+    @property
+    def target(self) -> str:
+        """Which function is hooked, in full."""
+        owner = getattr(self.owner, "__qualname__", "")
+        return ".".join(part for part in (self.hook.module, owner, self.attribute) if part)
+
+    def apply(self) -> None:
+        """Put the wrapper in place, or wake it if it is still there under somebody else's."""
+        if self.wrapper is None:
+            self.original = vars(self.owner).get(self.attribute, _MISSING)
+            wrapped = (
+                getattr(self.owner, self.attribute) if self.original is _MISSING else self.original
+            )
+            self.wrapper = wrapt.FunctionWrapper(wrapped, self._call)
+            setattr(self.owner, self.attribute, self.wrapper)
+        self.active = True
+        self.fault_count = 0
+
+    def remove(self) -> None:
+        """Restore exactly what was there; dormant instead if somebody has wrapped on top."""
+        self.active = False
+        if vars(self.owner).get(self.attribute) is not self.wrapper:
+            return
+        if self.original is _MISSING:
+            delattr(self.owner, self.attribute)
+        else:
+            setattr(self.owner, self.attribute, self.original)
+        self.wrapper = None
+
+    def _call(self, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        if not self.active:
+            return wrapped(*args, **kwargs)
+        hook = self.hook
+        state = None
+        if hook.before is not None:
+            try:
+                state = hook.before(instance, args, kwargs)
+            except Exception as error:  # noqa: BLE001 - our faults stay ours
+                self._fault(error)
+                return wrapped(*args, **kwargs)
+        if hook.after is None:
+            return wrapped(*args, **kwargs)
+        # This try only looks: the host's exception leaves as it came.
+        try:
+            result = wrapped(*args, **kwargs)
+        except BaseException as raised:
+            self._after(state, None, raised)
+            raise
+        self._after(state, result, None)
+        return result
+
+    def _after(self, state: Any, result: Any, raised: BaseException | None) -> None:
+        try:
+            self.hook.after(state, result, raised)  # type: ignore[misc] # _call asked
+        except Exception as error:  # noqa: BLE001 - our faults stay ours
+            self._fault(error)
+
+    def _fault(self, error: Exception) -> None:
+        try:
+            self.fault_count += 1
+            if self.fault_count >= MAX_FAULTS:
+                self.active = False
+            trace = error.__traceback__
+            while trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
+            line = trace.tb_lineno if trace is not None else 0
+            self.faults.append((self.target, f"{type(error).__name__} at line {line}"))
+        except Exception:  # noqa: BLE001, S110 - out of stack or memory: the host matters more
+            pass
+
+
+class Patcher:
+    """Puts a client's hooks in as its modules get imported, and takes them out."""
+
+    def __init__(self, hooks: Iterable[Hook], faults: Any, refuse: Callable[[], str]) -> None:
+        self.hooks = tuple(hooks)
+        self.patches: list[Patch] = []
+        self.missing: list[Hook] = []
+        #: Why the installed client is not supported; "" if it is.
+        self.refused = ""
+        self._faults = faults
+        self._refuse = refuse
+        self._attached = False
+        self._waiting: set[str] = set()
+
+    def attach(self) -> None:
+        """Put hooks into what is imported now, and into the rest when it gets imported."""
+        self._attached = True
+        for module in dict.fromkeys(hook.module for hook in self.hooks):
+            if module in sys.modules:
+                self._hook_module(sys.modules[module])
+            elif module not in self._waiting:
+                # wrapt can't forget a post-import hook, so there is one for good, with a guard.
+                self._waiting.add(module)
+                wrapt.register_post_import_hook(self._on_import, module)
+
+    def detach(self) -> None:
+        """Take all hooks out."""
+        self._attached = False
+        for patch in reversed(self.patches):
+            patch.remove()
+        self.patches = [patch for patch in self.patches if patch.wrapper is not None]
+
+    def _on_import(self, module: Any) -> None:
+        if not self._attached:
+            return
+        try:
+            self._hook_module(module)
+        except Exception as error:  # noqa: BLE001 - the host's import must not fail for us
+            self._faults.append((f"import of {module.__name__}", repr(error)))
+
+    def _hook_module(self, module: Any) -> None:
+        self.refused = self.refused or self._refuse()
+        if self.refused:
+            return
+        for hook in self.hooks:
+            if hook.module == module.__name__:
+                for owner, attribute in self._owners(hook, module):
+                    self._patch(hook, owner, attribute).apply()
+
+    def _owners(self, hook: Hook, module: Any) -> list[tuple[Any, str]]:
+        *class_name, attribute = hook.path.split(".")
+        owner = getattr(module, class_name[0], None) if class_name else module
+        if not hasattr(owner, attribute):
+            self.missing.append(hook)
+            return []
+        also = (getattr(module, name, None) for name in hook.also)
+        return [(owner, attribute)] + [
+            (other, attribute) for other in also if other is not None and attribute in vars(other)
+        ]
+
+    def _patch(self, hook: Hook, owner: Any, attribute: str) -> Patch:
+        for patch in self.patches:
+            if patch.owner is owner and patch.attribute == attribute:
+                return patch
+        patch = Patch(hook, owner, attribute, self._faults)
+        self.patches.append(patch)
+        return patch
+
+    @property
+    def degraded(self) -> list[str]:
+        """Name the hook points that this version of the client lacks."""
+        groups = {patch.hook.group for patch in self.patches}
+        return [hook.name for hook in self.missing if not hook.group or hook.group not in groups]

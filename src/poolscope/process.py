@@ -1,0 +1,103 @@
+"""One process's attachment: its scope, pulse and clients, through forks and to the exit."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from poolscope.clients import CLIENTS
+from poolscope.observers import Observer
+from poolscope.patching import Patcher
+from poolscope.pulse import Pulse
+from poolscope.readings import Readings
+from poolscope.scope import Scope, new_scope
+
+log = logging.getLogger("poolscope")
+
+
+class Process:
+    """There is one in a process, from the first ``instrument()`` on, for good.
+
+    Its history outlives ``uninstrument()``: counts go on where they stopped.
+    """
+
+    def __init__(self, max_origins: int) -> None:
+        self.scope: Scope = new_scope(max_origins, ())
+        self.readings = Readings()
+        self.pulse = Pulse(self.scope.drain)
+        self.patchers: dict[str, Patcher] = {}
+        self.attached = False
+        self._held = False
+        os.register_at_fork(
+            before=self._before_fork,
+            after_in_parent=self._after_in_parent,
+            after_in_child=self._after_in_child,
+        )
+        atexit.register(self._exit)
+
+    def attach(self, observers: Iterable[Observer]) -> None:
+        """Put the hooks in, and tell the observers that are not told yet."""
+        if not self.attached:
+            self.scope.introduce(self.readings)
+        for observer in observers:
+            if observer not in self.scope.observers:
+                self.scope.introduce(observer)
+        if self.attached:
+            return
+        self.attached = True
+        for name, module in CLIENTS.items():
+            self._attach_client(name, importlib.import_module(module))
+
+    def _attach_client(self, name: str, module: Any) -> None:
+        if name not in self.patchers:
+            client = module.Client(self.scope, self.pulse)
+            self.patchers[name] = Patcher(client.hooks, self.scope.faults, client.refuse)
+        # What closed while nobody watched is counted now; why, nobody can tell any more.
+        self.scope.settle(lambda connection: "" if module.still_open(connection) else "explicit")
+        patcher = self.patchers[name]
+        patcher.attach()
+        if patcher.refused:
+            log.warning("poolscope: %s is not watched: %s.", name, patcher.refused)
+
+    def detach(self) -> None:
+        """Take the hooks out and let the observers go."""
+        for patcher in self.patchers.values():
+            patcher.detach()
+        self.pulse.stop()
+        self.scope.dismiss()
+        self.attached = False
+
+    # ---- forks and the end
+
+    def _before_fork(self) -> None:
+        if self.attached:
+            self.pulse.stop()
+            self._held = self.scope.hold()
+
+    def _after_in_parent(self) -> None:
+        if self._held:
+            self._held = False
+            self.scope.release()
+
+    def _after_in_child(self) -> None:
+        self._held = False
+        self.pulse.forget()
+        self.scope.begin()
+        self.readings.clear()
+        # Children of multiprocessing leave by os._exit: no atexit, but its own finalizers.
+        util: Any = sys.modules.get("multiprocessing.util")
+        if util is not None:
+            util.register_after_fork(self, Process._finish_with_multiprocessing)
+
+    def _finish_with_multiprocessing(self) -> None:
+        sys.modules["multiprocessing.util"].Finalize(None, self._exit, exitpriority=-100)
+
+    def _exit(self) -> None:
+        if self.attached:
+            self.pulse.stop()
+            self.scope.finish()

@@ -1,0 +1,134 @@
+"""The catalogue's metrics as numbers that can be asked: kept in memory, or read from a scrape."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+from poolscope.catalog import Metric
+from poolscope.events import Histogram, Origin
+from poolscope.metrics import MetricObserver
+
+
+class Distribution:
+    """A histogram's totals: samples per bucket (one more than bounds) and their sum."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0.0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+
+    @property
+    def count(self) -> float:
+        """How many samples."""
+        return sum(self.counts)
+
+    @property
+    def mean(self) -> float | None:
+        """The samples' mean, or None without samples."""
+        return self.sum / self.count if self.count else None
+
+    def add(self, other: Distribution) -> None:
+        """Add another one with the same bounds."""
+        self.counts = [a + b for a, b in zip(self.counts, other.counts)]
+        self.sum += other.sum
+
+    def quantile(self, q: float) -> float | None:
+        """Estimate a quantile as PromQL's ``histogram_quantile`` does, linear within a bucket.
+
+        None without samples; the last bound if it lies beyond.
+        """
+        total = self.count
+        if not total:
+            return None
+        cumulative = list(accumulate(self.counts))
+        rank = q * total
+        index = bisect_left(cumulative, rank)
+        while index < len(self.counts) - 1 and not self.counts[index]:
+            index += 1
+        if index >= len(self.bounds):
+            return self.bounds[-1]
+        lower = self.bounds[index - 1] if index else 0.0
+        below = cumulative[index - 1] if index else 0.0
+        return lower + (self.bounds[index] - lower) * (rank - below) / self.counts[index]
+
+
+class Readings(MetricObserver):
+    """The totals of one process, or of one scrape.
+
+    As an observer it keeps totals because it is what ``snapshot()`` and the report read.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: dict[Metric, dict[tuple[str, ...], float]] = defaultdict(dict)
+        self.distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = defaultdict(dict)
+
+    def clear(self) -> None:
+        """Forget everything: a forked child starts its own history."""
+        self.numbers.clear()
+        self.distributions.clear()
+
+    # ---- writing
+
+    def add(self, metric: Metric, values: tuple[str, ...], amount: float) -> None:
+        """Add to a counter."""
+        values = tuple(values)
+        self.numbers[metric][values] = self.numbers[metric].get(values, 0.0) + amount
+
+    def set(self, metric: Metric, values: tuple[str, ...], value: float) -> None:
+        """Set a level."""
+        self.numbers[metric][tuple(values)] = value
+
+    def record(self, metric: Metric, values: tuple[str, ...], value: float) -> None:
+        """Add one sample to a histogram."""
+        distribution = self.distribution_at(metric, values)
+        distribution.counts[bisect_left(metric.bounds, value)] += 1
+        distribution.sum += value
+
+    def merge(self, metric: Metric, values: tuple[str, ...], histogram: Histogram) -> None:
+        """Add samples to a histogram."""
+        distribution = self.distribution_at(metric, values)
+        distribution.counts = [a + b for a, b in zip(distribution.counts, histogram.counts)]
+        distribution.sum += sum(histogram.sums)
+
+    def distribution_at(self, metric: Metric, values: tuple[str, ...]) -> Distribution:
+        """Return the histogram with exactly these attributes, made if it is not there."""
+        return self.distributions[metric].setdefault(tuple(values), Distribution(metric.bounds))
+
+    # ---- reading
+
+    def origins(self) -> list[Origin]:
+        """Return every origin that any metric names, in the order of first sight."""
+        found: dict[Origin, None] = {}
+        keys = [(metric, list(kept)) for metric, kept in self.distributions.items()]
+        keys += [(metric, list(kept)) for metric, kept in self.numbers.items()]
+        for metric, several in keys:
+            if metric.common:
+                found.update(dict.fromkeys(Origin(*values[:4]) for values in several))
+        return list(found)
+
+    def by(self, metric: Metric, origin: Origin) -> dict[str, float]:
+        """Return an origin's values of a counter or level by its last attribute."""
+        found: dict[str, float] = {}
+        for values, number in self._of(metric, origin):
+            found[values[-1]] = found.get(values[-1], 0.0) + number
+        return found
+
+    def total(self, metric: Metric, origin: Origin) -> float:
+        """Return an origin's sum over the further attributes."""
+        return sum(number for _, number in self._of(metric, origin))
+
+    def distribution(self, metric: Metric, origin: Origin, *further: str) -> Distribution:
+        """Return an origin's histogram over those further attributes that end with ``further``."""
+        whole = Distribution(metric.bounds)
+        for values, part in self.distributions.get(metric, {}).items():
+            if values[:4] == tuple(origin) and values[len(values) - len(further) :] == further:
+                whole.add(part)
+        return whole
+
+    def _of(self, metric: Metric, origin: Origin) -> Iterator[tuple[tuple[str, ...], float]]:
+        for values, number in self.numbers.get(metric, {}).items():
+            if values[:4] == tuple(origin):
+                yield values, number

@@ -1,0 +1,178 @@
+"""All that hooks write, and nothing that they could wait for: plain stores and deque.append.
+
+A finalizer may be calling: garbage collection closes connections on any thread, while that
+thread holds any lock. So nothing in here locks, logs or calls anybody. Whoever has a connection
+checked out is the only writer of its numbers, and the pool's own queue is the hand-over.
+"""
+
+from __future__ import annotations
+
+import weakref
+from bisect import bisect_left
+from collections import deque
+from typing import Any
+
+from poolscope.catalog import DURATION_BOUNDS
+from poolscope.events import Histogram, Origin
+
+_BUCKETS = len(DURATION_BOUNDS) + 1
+
+
+class Ledger:
+    """What this process has written down since the last drain.
+
+    ``log`` keeps what happened in the order in which it happened, so that causes can be decided
+    later; ``dirty`` names the carriers whose numbers moved. A forked child gets a new ledger:
+    records that point to another one belong to the parent.
+    """
+
+    __slots__ = ("dirty", "log")
+
+    def __init__(self) -> None:
+        self.log: deque[tuple[Any, ...]] = deque()
+        self.dirty: deque[Carrier] = deque()
+
+
+class Ref(weakref.ref[Any]):
+    """A weak reference that knows the record to which its referent belongs."""
+
+    __slots__ = ("record",)
+    record: Any
+
+
+class Tally:
+    """Durations in seconds, added up per bucket of ``DURATION_BOUNDS``; one writer."""
+
+    __slots__ = ("counts", "sums", "told")
+
+    def __init__(self) -> None:
+        self.counts = [0] * _BUCKETS
+        self.sums = [0.0] * _BUCKETS
+        #: What earlier drains have passed on; only the drain touches it.
+        self.told: Histogram | None = None
+
+    def add(self, seconds: float) -> None:
+        """Add one sample."""
+        bucket = bisect_left(DURATION_BOUNDS, seconds)
+        # Sum before count: a drain in between then sees a sum without its count, which it
+        # leaves for the next time, and not a count whose mean lies outside its bucket.
+        self.sums[bucket] += seconds
+        self.counts[bucket] += 1
+
+
+class Pool:
+    """One host pool, as hooks see it; the fields below the line belong to the drain."""
+
+    __slots__ = (
+        "blocking", "closed", "evicted", "ledger", "maxsize", "origin", "ref", "waiting",
+        "used", "open", "unreplaced", "gone",
+    )  # fmt: skip
+
+    def __init__(self, ledger: Ledger, origin: Origin, *, blocking: bool, maxsize: int) -> None:
+        self.ledger = ledger
+        self.origin = origin
+        self.blocking = blocking
+        self.maxsize = maxsize
+        self.closed = False
+        self.evicted = False
+        #: Checkouts under way, by a token each: len() of it needs no lock.
+        self.waiting: dict[object, None] = {}
+        self.ref: Ref | None = None
+        # ---- the drain's
+        self.used = False
+        self.open = 0
+        self.unreplaced: deque[str] = deque()
+        self.gone = False
+
+
+class Carrier:
+    """What we hang on a client's connection object: it carries one connection after another."""
+
+    __slots__ = (
+        "connecting", "connection", "dirty", "failed", "ledger", "pool", "ref", "requesting",
+        "reused", "taken_at", "waits",
+    )  # fmt: skip
+
+    def __init__(self, ledger: Ledger, pool: Pool) -> None:
+        self.ledger = ledger
+        self.pool = pool
+        self.connection: Connection | None = None
+        self.ref: Ref | None = None
+        #: When the object was checked out for the request to come; 0.0 when that is not known.
+        self.taken_at = 0.0
+        self.requesting = False
+        #: The client's connection object while it connects.
+        self.connecting: Any = None
+        #: The class of the error that ended the last request or connect, "" if none did.
+        self.failed = ""
+        self.reused: Tally | None = None
+        self.waits: Tally | None = None
+        self.dirty = False
+
+    def touch(self) -> None:
+        """Ask the next drain to look here."""
+        if not self.dirty:
+            self.dirty = True
+            self.ledger.dirty.append(self)
+
+
+class Connection:
+    """One socket, from connect to close. ``reason`` is empty as long as the carrier owns it."""
+
+    __slots__ = (
+        "adopted", "answered", "busy", "carrier", "closed_at", "ends_with", "idle_since",
+        "opened_at", "reason", "socket", "active", "busy_told", "known",
+    )  # fmt: skip
+
+    def __init__(self, carrier: Carrier, opened_at: float, *, adopted: bool = False) -> None:
+        self.carrier = carrier
+        self.opened_at = opened_at
+        #: It was open before we attached: neither its opening nor its closing is ours to count.
+        self.adopted = adopted
+        #: Requests sent on it that were answered.
+        self.answered = 0
+        #: Seconds checked out so far, and since when it is now; one tuple, so one atomic store.
+        self.busy: tuple[float, float | None] = (0.0, carrier.taken_at or opened_at)
+        self.idle_since = opened_at
+        self.reason = ""
+        self.closed_at = 0.0
+        #: Keeps watch over the response that outlives it (``Connection: close``).
+        self.ends_with: Ref | None = None
+        #: The socket, weakly, to tell after a pause whether it is still the same.
+        self.socket: weakref.ref[Any] | None = None
+        # ---- the drain's
+        self.known = False
+        self.active = False
+        self.busy_told = 0.0
+
+    @property
+    def is_reused(self) -> bool:
+        """Whether the next request on it is not its first."""
+        return self.adopted or self.answered > 0
+
+    def watch(self, socket: Any) -> None:
+        """Remember the socket, if it can be remembered without keeping it alive."""
+        try:
+            self.socket = weakref.ref(socket)
+        except TypeError:
+            self.socket = None
+
+    def take(self, now: float) -> None:
+        """Begin a checkout."""
+        self.busy = (self.busy[0], now)
+
+    def give_back(self, now: float) -> None:
+        """End a checkout."""
+        seconds, since = self.busy
+        if since is not None:
+            self.busy = (seconds + now - since, None)
+            self.idle_since = now
+
+    def end(self, now: float, reason: str) -> None:
+        """Stop the clocks; the first reason wins."""
+        if not self.reason:
+            self.reason = reason
+        seconds, since = self.busy
+        if since is not None:
+            self.busy = (seconds + now - since, None)
+        self.closed_at = now

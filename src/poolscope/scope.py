@@ -1,0 +1,308 @@
+"""The registry: folds what hooks wrote into events, once a drain, and tells the observers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from operator import sub
+from time import perf_counter
+from typing import Any
+
+from poolscope import events as ev
+from poolscope.observers import Observer
+from poolscope.origins import Origins, OriginState
+from poolscope.records import Carrier, Connection, Ledger, Pool, Tally
+
+log = logging.getLogger("poolscope")
+
+
+class Scope:
+    """Everything that one process knows about its connections.
+
+    Hooks write to ``ledger``. :meth:`drain` reads it, on whichever thread asks: the pulse once a
+    second, a scrape, the end of the process.
+    """
+
+    def __init__(
+        self, max_origins: int, observers: Iterable[Observer], clock: Callable[[], float]
+    ) -> None:
+        self.clock = clock
+        self.max_origins = max_origins
+        self.observers = list(observers)
+        #: Where our own code failed, and how; told by the next drain.
+        self.faults: deque[tuple[str, str]] = deque()
+        self._told_faults: set[str] = set()
+        self.begin()
+
+    def begin(self) -> None:
+        """Start an empty history: at birth, and in a forked child."""
+        self.ledger = Ledger()
+        self.faults.clear()
+        self._origins = Origins(self.max_origins)
+        self._carriers: set[Carrier] = set()
+        # Re-entrant, because a finalizer that runs inside a drain may ask for one.
+        self._lock = threading.RLock()
+        self._draining = False
+        self._events: list[ev.AnyEvent] = []
+
+    def hold(self) -> bool:
+        """Keep drains out, before a fork: no observer's lock is then held by a drain."""
+        return self._lock.acquire(timeout=1.0)
+
+    def release(self) -> None:
+        """Let drains in again, in the parent after a fork."""
+        self._lock.release()
+
+    # ---- draining
+
+    def drain(self) -> None:
+        """Fold everything written so far and tell the observers; safe from any thread.
+
+        Never raises: a scrape of the application's own metrics may stand behind it.
+        """
+        with self._lock:
+            if self._draining or not self.attached:
+                return
+            self._draining = True
+            try:
+                self._fold()
+                events, self._events = self._events, []
+                self._tell(events)
+            finally:
+                self._draining = False
+
+    def finish(self) -> None:
+        """Drain for the last time: what is open now ends with the interpreter."""
+        self.settle(lambda connection: connection.reason or "exit")
+
+    def settle(self, ended: Callable[[Connection], str]) -> None:
+        """Count as closed those open connections for which ``ended`` returns a reason."""
+        with self._lock:
+            self.drain()
+            now = self.clock()
+            for connection in [known for state in self._origins for known in state.open]:
+                if reason := ended(connection):
+                    connection.end(now, reason)
+                    self.ledger.log.append(("closed", connection))
+            self.drain()
+
+    def introduce(self, observer: Observer) -> None:
+        """Tell an observer that comes late which origins there are, and tell it all from now on."""
+        with self._lock:
+            self.drain()
+            seen: list[ev.AnyEvent] = [ev.OriginSeen(state.origin) for state in self._origins]
+            observer.tell(seen)
+            self.observers.append(observer)
+
+    def dismiss(self) -> None:
+        """Drain, tell the observers that nothing is known to be open any more, and forget them.
+
+        What finalizers write from now on waits in the ledger for the next ``introduce``.
+        """
+        with self._lock:
+            self.drain()
+            self._tell([ev.Levels(state.origin) for state in self._origins])
+            self.observers.clear()
+            for state in self._origins:
+                state.told_levels = None
+
+    @property
+    def attached(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self.observers)
+
+    def _tell(self, events: list[ev.AnyEvent]) -> None:
+        for observer in list(self.observers):
+            try:
+                observer.tell(events)
+            except Exception as error:  # noqa: BLE001 - an observer must not stop the others
+                self.observers.remove(observer)
+                where = f"observer.{type(observer).__name__}"
+                self.faults.append((where, repr(error)))
+
+    def _fold(self) -> None:
+        ledger = self.ledger
+        for _ in range(len(ledger.log)):
+            kind, *what = ledger.log.popleft()
+            self._shielded(getattr(self, f"_on_{kind}"), *what)
+        now = self.clock()
+        for _ in range(len(ledger.dirty)):
+            self._shielded(self._fold_carrier, ledger.dirty.popleft(), now)
+        for state in self._origins:
+            self._shielded(self._tell_levels, state, now)
+        while self.faults:
+            self._on_fault(*self.faults.popleft())
+
+    def _shielded(self, step: Callable[..., None], *what: Any) -> None:
+        try:
+            step(*what)
+        except Exception as error:  # noqa: BLE001 - one bad row must not cost the others
+            self.faults.append((f"drain.{step.__name__}", repr(error)))
+
+    def _tell_levels(self, state: OriginState, now: float) -> None:
+        levels = state.levels(now)
+        if levels != state.told_levels:
+            state.told_levels = levels
+            self._events.append(levels)
+
+    def _state(self, pool: Pool) -> OriginState:
+        state, is_new = self._origins.find(pool.origin)
+        if is_new:
+            self._events.append(ev.OriginSeen(state.origin))
+        return state
+
+    # ---- what the log says, in its order
+
+    def _on_pool(self, pool: Pool) -> None:
+        state = self._state(pool)
+        self._events.append(ev.PoolOpened(state.origin))
+        if not pool.gone:
+            state.pools[pool] = None
+
+    def _on_pool_gone(self, pool: Pool) -> None:
+        pool.gone = True
+        self._state(pool).pools.pop(pool, None)
+
+    def _on_moved(self, pool: Pool, origin: ev.Origin) -> None:
+        self._state(pool).pools.pop(pool, None)
+        pool.origin = origin
+        if not pool.gone:
+            self._state(pool).pools[pool] = None
+
+    def _on_evicted(self, pool: Pool) -> None:
+        if pool.used:
+            self._state(pool).evicted += 1
+
+    def _on_carrier(self, carrier: Carrier) -> None:
+        self._carriers.add(carrier)
+
+    def _on_carrier_gone(self, carrier: Carrier) -> None:
+        self._tell_tallies(carrier)
+        self._carriers.discard(carrier)
+
+    def _on_opened(self, connection: Connection) -> None:
+        pool = connection.carrier.pool
+        state = self._state(pool)
+        self._events.append(ev.Opened(state.origin, state.cause(pool)))
+        state.add(connection)
+
+    def _on_adopted(self, connection: Connection) -> None:
+        pool = connection.carrier.pool
+        pool.used = True
+        state = self._state(pool)
+        state.had_connections = True
+        state.add(connection)
+
+    def _on_closed(self, connection: Connection) -> None:
+        if not connection.known:
+            return
+        state = self._state(connection.carrier.pool)
+        self._tell_busy(connection, connection.closed_at)
+        state.remove(connection)
+        if not connection.adopted:
+            seconds = max(0.0, connection.closed_at - connection.opened_at)
+            self._events.append(
+                ev.Closed(state.origin, connection.reason, seconds, connection.answered)
+            )
+
+    def _on_first(self, pool: Pool, seconds: float) -> None:
+        origin = self._state(pool).origin
+        self._events.append(ev.Answered(origin, reused=False, latency=_single(seconds)))
+
+    def _on_failed(self, pool: Pool, reused: bool, error: str) -> None:  # noqa: FBT001 - a log row
+        self._events.append(ev.Failed(self._state(pool).origin, reused, error))
+
+    def _on_created(self, pool: Pool, seconds: float, error: str) -> None:
+        self._events.append(ev.Created(self._state(pool).origin, seconds, error))
+
+    def _on_handshake(
+        self, origin: ev.Origin, seconds: float, version: str, resumed: str, error: str
+    ) -> None:
+        state, is_new = self._origins.find(origin)
+        if is_new:
+            self._events.append(ev.OriginSeen(state.origin))
+        self._events.append(ev.Handshake(state.origin, seconds, version, resumed, error))
+
+    def _on_dropped(self, pool: Pool, reason: str, seconds: float) -> None:
+        self._events.append(ev.FoundDropped(self._state(pool).origin, reason, seconds))
+
+    def _on_wait_timed_out(self, pool: Pool, seconds: float) -> None:
+        origin = self._state(pool).origin
+        self._events.append(ev.Waited(origin, _single(seconds)))
+        self._events.append(ev.WaitTimedOut(origin))
+
+    def _on_fault(self, where: str, what: str) -> None:
+        self._events.append(ev.Faulted(where))
+        if where not in self._told_faults:
+            self._told_faults.add(where)
+            log.warning(
+                "poolscope: a fault of its own in %s (%s). The application is not affected, "
+                "there is just less telemetry.",
+                where,
+                what,
+            )
+
+    # ---- the numbers of carriers that moved
+
+    def _fold_carrier(self, carrier: Carrier, now: float) -> None:
+        # Cleared before reading: what is written from here on asks for another look.
+        carrier.dirty = False
+        self._tell_tallies(carrier)
+        connection = carrier.connection
+        if connection is None or connection.reason:
+            return
+        if not connection.known:
+            carrier.touch()  # its opening is in the log, behind the part that was read
+            return
+        self._tell_busy(connection, now)
+        active = connection.busy[1] is not None
+        state = self._state(carrier.pool)
+        state.active += active - connection.active
+        connection.active = active
+        if active:
+            carrier.touch()  # time goes on while it is checked out
+
+    def _tell_busy(self, connection: Connection, now: float) -> None:
+        seconds, since = connection.busy
+        if since is not None:
+            seconds += max(0.0, now - since)
+        if seconds > connection.busy_told:
+            origin = self._state(connection.carrier.pool).origin
+            self._events.append(ev.Busy(origin, seconds - connection.busy_told))
+            connection.busy_told = seconds
+
+    def _tell_tallies(self, carrier: Carrier) -> None:
+        if carrier.reused is not None and (latency := _delta(carrier.reused)):
+            origin = self._state(carrier.pool).origin
+            self._events.append(ev.Answered(origin, reused=True, latency=latency))
+        if carrier.waits is not None and (wait := _delta(carrier.waits)):
+            self._events.append(ev.Waited(self._state(carrier.pool).origin, wait))
+
+
+def _single(seconds: float) -> ev.Histogram:
+    """Return a histogram of one sample."""
+    tally = Tally()
+    tally.add(seconds)
+    return ev.Histogram(tuple(tally.counts), tuple(tally.sums))
+
+
+def _delta(tally: Tally) -> ev.Histogram | None:
+    """Return what came to the tally since it was last read."""
+    current = ev.Histogram(tuple(tally.counts), tuple(tally.sums))
+    told, tally.told = tally.told, current
+    if told is None:
+        return current
+    if told.counts == current.counts:
+        # A sum whose count is still to come stays for the next time.
+        tally.told = told
+        return None
+    return ev.Histogram(
+        tuple(map(sub, current.counts, told.counts)), tuple(map(sub, current.sums, told.sums))
+    )
+
+
+def new_scope(max_origins: int, observers: Iterable[Observer]) -> Scope:
+    """Make a scope on the real clock."""
+    return Scope(max_origins, observers, perf_counter)

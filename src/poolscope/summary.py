@@ -1,0 +1,117 @@
+"""An origin's five signals in plain numbers, out of readings; what snapshot() and reports show.
+
+Durations are in seconds; None stands for "no such thing was seen".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from poolscope import catalog
+from poolscope.events import Origin
+from poolscope.readings import Distribution, Readings
+
+
+def summarize(readings: Readings) -> dict[str, Any]:
+    """Return ``{"origins": [...], "faults": {...}}``, ready for ``json.dumps``."""
+    return {
+        "origins": [summarize_origin(readings, origin) for origin in readings.origins()],
+        "faults": {
+            values[0]: _whole(number)
+            for values, number in readings.numbers.get(catalog.FAULTS, {}).items()
+        },
+    }
+
+
+def summarize_origin(readings: Readings, origin: Origin) -> dict[str, Any]:
+    """Return the five signals of one origin, S1 to S5, and the evidence behind them."""
+    first = readings.distribution(catalog.REQUEST, origin, "false")
+    reused = readings.distribution(catalog.REQUEST, origin, "true")
+    created = readings.distribution(catalog.CREATE_TIME, origin, "")
+    completed = readings.distribution(catalog.HANDSHAKE, origin, "")
+    waits = readings.distribution(catalog.WAIT_TIME, origin)
+    lifetime = readings.distribution(catalog.LIFETIME, origin)
+    requests = _whole(first.count + reused.count)
+    opened = _whole(readings.total(catalog.OPENED, origin))
+    by_state = readings.by(catalog.OPEN, origin)
+    open_now = _whole(sum(by_state.values()))
+    age_sum = readings.total(catalog.AGE_SUM, origin)
+    closed = {key: _whole(n) for key, n in readings.by(catalog.CLOSED, origin).items()}
+    return {
+        "address": origin.address,
+        "port": origin.port,
+        "scheme": origin.scheme,
+        "client": origin.client,
+        "requests": {
+            "answered": requests,
+            "first": _whole(first.count),
+            "reused": _whole(reused.count),
+            "reused_share": reused.count / requests if requests else None,
+            "failed": {key: _whole(n) for key, n in readings.by(catalog.FAILED, origin).items()},
+        },
+        "connections": {
+            "opened": opened,
+            "requests_per_connection": requests / opened if opened else None,
+            "opened_by_cause": {
+                key: _whole(n) for key, n in readings.by(catalog.OPENED, origin).items()
+            },
+            "closed": sum(closed.values()),
+            "closed_by_reason": closed,
+            "open": open_now,
+            "active": _whole(by_state.get("active", 0)),
+            "idle": _whole(by_state.get("idle", 0)),
+            "busy_seconds": readings.total(catalog.BUSY_TIME, origin),
+        },
+        "handshakes": {
+            "completed": _whole(completed.count),
+            "per_request": completed.count / requests if requests else None,
+            "seconds": completed.sum,
+            "failed": _whole(
+                readings.distribution(catalog.HANDSHAKE, origin).count - completed.count
+            ),
+        },
+        "latency": {
+            "first": _quantiles(first),
+            "reused": _quantiles(reused),
+            "gap_p50": _gap(first, reused, 0.5),
+            "gap_p99": _gap(first, reused, 0.99),
+            "create": _quantiles(created),
+        },
+        "pool": {
+            "waits": _whole(waits.count),
+            "wait": _quantiles(waits),
+            "timeouts": _whole(readings.total(catalog.TIMEOUTS, origin)),
+            "pending": _whole(readings.total(catalog.PENDING, origin)),
+            "discarded": closed.get("pool_full", 0),
+            "max": _whole(readings.total(catalog.MAX, origin)),
+            "pools_opened": _whole(readings.total(catalog.POOLS_OPENED, origin)),
+            "pools_open": _whole(readings.total(catalog.POOLS_OPEN, origin)),
+        },
+        "lifetime": {
+            "mean_closed": lifetime.mean,
+            "mean_age": age_sum / open_now if open_now else None,
+            "oldest_age": readings.total(catalog.OLDEST_AGE, origin) if open_now else None,
+            "idle_when_dropped": {
+                reason: _quantiles(readings.distribution(catalog.IDLE_TIME, origin, reason))
+                for reason in ("stale", "reset", "timeout")
+                if readings.distribution(catalog.IDLE_TIME, origin, reason).count
+            },
+        },
+    }
+
+
+def _whole(number: float) -> int:
+    return round(number)
+
+
+def _quantiles(distribution: Distribution) -> dict[str, float | None]:
+    return {
+        "mean": distribution.mean,
+        "p50": distribution.quantile(0.5),
+        "p99": distribution.quantile(0.99),
+    }
+
+
+def _gap(first: Distribution, reused: Distribution, q: float) -> float | None:
+    slow, fast = first.quantile(q), reused.quantile(q)
+    return None if slow is None or fast is None else slow - fast
