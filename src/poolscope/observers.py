@@ -20,6 +20,9 @@ class Observer:
         for event in events:
             getattr(self, _METHODS[type(event)])(event)
 
+    def forked(self) -> None:
+        """Called in a forked child, which starts its own history: forget the parent's."""
+
     def origin_seen(self, event: ev.OriginSeen) -> None:
         """Called when the process meets an origin for the first time."""
 

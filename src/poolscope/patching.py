@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import wrapt
@@ -13,6 +15,8 @@ import wrapt
 MAX_FAULTS = 5
 
 _MISSING = object()
+
+log = logging.getLogger("poolscope")
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,21 @@ class Patch:
             pass
 
 
+def when_imported(module: str, act: Callable[[], None], faults: Any) -> None:
+    """Call ``act`` once ``module`` is imported; its faults don't fail the host's import.
+
+    wrapt can't forget a post-import hook, so ``act`` must know when it is not wanted any more.
+    """
+
+    def shielded(_module: Any) -> None:
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - our faults stay ours
+            faults.append((f"import of {module}", repr(error)))
+
+    wrapt.register_post_import_hook(shielded, module)
+
+
 class Patcher:
     """Puts a client's hooks in as its modules get imported, and takes them out."""
 
@@ -144,9 +163,8 @@ class Patcher:
             if module in sys.modules:
                 self._hook_module(sys.modules[module])
             elif module not in self._waiting:
-                # wrapt can't forget a post-import hook, so there is one for good, with a guard.
                 self._waiting.add(module)
-                wrapt.register_post_import_hook(self._on_import, module)
+                when_imported(module, partial(self._on_import, module), self._faults)
 
     def detach(self) -> None:
         """Take all hooks out."""
@@ -155,17 +173,16 @@ class Patcher:
             patch.remove()
         self.patches = [patch for patch in self.patches if patch.wrapper is not None]
 
-    def _on_import(self, module: Any) -> None:
-        if not self._attached:
-            return
-        try:
-            self._hook_module(module)
-        except Exception as error:  # noqa: BLE001 - the host's import must not fail for us
-            self._faults.append((f"import of {module.__name__}", repr(error)))
+    def _on_import(self, name: str) -> None:
+        if self._attached:
+            self._hook_module(sys.modules[name])
 
     def _hook_module(self, module: Any) -> None:
-        self.refused = self.refused or self._refuse()
         if self.refused:
+            return
+        self.refused = self._refuse()
+        if self.refused:
+            log.warning("poolscope: %s.", self.refused)
             return
         for hook in self.hooks:
             if hook.module == module.__name__:
@@ -196,3 +213,8 @@ class Patcher:
         """Name the hook points that this version of the client lacks."""
         groups = {patch.hook.group for patch in self.patches}
         return [hook.name for hook in self.missing if not hook.group or hook.group not in groups]
+
+    @property
+    def waiting(self) -> list[str]:
+        """Name the hook points in modules that the application has not imported."""
+        return [hook.name for hook in self.hooks if hook.module not in sys.modules]

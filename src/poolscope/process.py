@@ -8,11 +8,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
-from poolscope.clients import CLIENTS
+from poolscope.clients import CLIENTS, ClientRow
 from poolscope.observers import Observer
-from poolscope.patching import Patcher
+from poolscope.patching import Patcher, when_imported
 from poolscope.pulse import Pulse
 from poolscope.readings import Readings
 from poolscope.scope import Scope, new_scope
@@ -30,8 +31,10 @@ class Process:
         self.scope: Scope = new_scope(max_origins, ())
         self.readings = Readings()
         self.pulse = Pulse(self.scope.drain)
+        #: By the client's package, once the application has imported it.
         self.patchers: dict[str, Patcher] = {}
         self.attached = False
+        self._waiting: set[str] = set()
         self._held = False
         os.register_at_fork(
             before=self._before_fork,
@@ -50,22 +53,28 @@ class Process:
         if self.attached:
             return
         self.attached = True
-        for name, module in CLIENTS.items():
-            self._attach_client(name, importlib.import_module(module))
+        for row in CLIENTS:
+            if row.first in sys.modules:
+                self._watch(row)
+            elif row.first not in self._waiting:
+                self._waiting.add(row.first)
+                when_imported(row.first, partial(self._watch, row), self.scope.faults)
 
-    def _attach_client(self, name: str, module: Any) -> None:
-        if name not in self.patchers:
-            client = module.Client(self.scope, self.pulse)
-            self.patchers[name] = Patcher(client.hooks, self.scope.faults, client.refuse)
+    def _watch(self, row: ClientRow) -> None:
+        if not self.attached:
+            return
+        client: Any = importlib.import_module(row.module)
+        if row.package not in self.patchers:
+            hooks = client.Client(self.scope, self.pulse).hooks
+            self.patchers[row.package] = Patcher(hooks, self.scope.faults, client.refuse)
         # What closed while nobody watched is counted now; why, nobody can tell any more.
-        self.scope.settle(lambda connection: "" if module.still_open(connection) else "explicit")
-        patcher = self.patchers[name]
-        patcher.attach()
-        if patcher.refused:
-            log.warning("poolscope: %s is not watched: %s.", name, patcher.refused)
+        self.scope.settle(lambda connection: "" if client.still_open(connection) else "explicit")
+        self.patchers[row.package].attach()
 
     def detach(self) -> None:
         """Take the hooks out and let the observers go."""
+        if not self.attached:
+            return
         for patcher in self.patchers.values():
             patcher.detach()
         self.pulse.stop()
@@ -88,14 +97,16 @@ class Process:
         self._held = False
         self.pulse.forget()
         self.scope.begin()
-        self.readings.clear()
+        for observer in self.scope.observers:
+            observer.forked()
         # Children of multiprocessing leave by os._exit: no atexit, but its own finalizers.
         util: Any = sys.modules.get("multiprocessing.util")
         if util is not None:
             util.register_after_fork(self, Process._finish_with_multiprocessing)
 
     def _finish_with_multiprocessing(self) -> None:
-        sys.modules["multiprocessing.util"].Finalize(None, self._exit, exitpriority=-100)
+        util: Any = sys.modules["multiprocessing.util"]
+        util.Finalize(None, self._exit, exitpriority=-100)
 
     def _exit(self) -> None:
         if self.attached:

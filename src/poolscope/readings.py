@@ -65,8 +65,8 @@ class Readings(MetricObserver):
         self.numbers: dict[Metric, dict[tuple[str, ...], float]] = defaultdict(dict)
         self.distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = defaultdict(dict)
 
-    def clear(self) -> None:
-        """Forget everything: a forked child starts its own history."""
+    def forked(self) -> None:
+        """Forget everything."""
         self.numbers.clear()
         self.distributions.clear()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -54,7 +53,6 @@ class PrometheusObserver(MetricObserver, Collector):
         self._build()
 
     def _build(self) -> None:
-        self._pid = os.getpid()
         self._metrics = {metric: _native(metric) for metric in catalog.CATALOG}
         self._children: dict[tuple[catalog.Metric, tuple[str, ...]], Any] = {}
 
@@ -65,20 +63,12 @@ class PrometheusObserver(MetricObserver, Collector):
     def collect(self) -> Iterable[Family]:
         """Drain, then show what there is; a metric without series is left out."""
         self._drain()
-        self._own()
         families = (family for native in self._metrics.values() for family in native.collect())
         return [family for family in families if family.samples]
 
-    def tell(self, event_list: Any) -> None:
-        """Hear what a drain yielded."""
-        self._own()
-        super().tell(event_list)
-
-    def _own(self) -> None:
-        # A forked child inherits the parent's counts in memory; they are not its own. New
-        # metrics also have new locks: another thread may have held an old one during the fork.
-        if self._pid != os.getpid():
-            self._build()
+    def forked(self) -> None:
+        """Begin with new metrics, which also have new locks: an old one may be held for ever."""
+        self._build()
 
     # ---- metrics
 

@@ -1,1 +1,106 @@
-"""The command line."""
+"""The command line: ``poolscope run``, ``report`` and ``check``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import poolscope
+from poolscope import config
+
+DEFAULT_PORT = 9464  # the OpenTelemetry convention's port of a Prometheus exporter
+_LAST_PORT = 65535
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"poolscope: {message}. See '{self.prog} --help'.\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says and return the exit status: 2 for what can't be meant."""
+    options = _parser().parse_args(argv)
+    try:
+        return int(options.act(options))
+    except config.ConfigError as error:
+        print(f"poolscope: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="poolscope",
+        description="Shows whether outbound HTTP connections are re-used, and why not.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"poolscope {poolscope.__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    run = verbs.add_parser(
+        "run",
+        help="run a command unchanged and report on its connections",
+        usage="poolscope run [options] -- COMMAND ...",
+        allow_abbrev=False,
+    )
+    run.add_argument("--port", type=_port, default=DEFAULT_PORT, help="of /metrics (%(default)s)")
+    run.add_argument("--host", default="127.0.0.1", help="to serve /metrics on (%(default)s)")
+    run.add_argument("--max-origins", metavar="N", help="how many origins to tell apart (100)")
+    run.add_argument(
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="print a report to standard error at the end (the default)",
+    )
+    run.add_argument("--json", action="store_true", help="print that report as JSON")
+    run.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run")
+    run.set_defaults(act=lambda options: _run(run, options))
+
+    report = verbs.add_parser(
+        "report", help="report on a running service from its /metrics", allow_abbrev=False
+    )
+    report.add_argument("url", metavar="URL", help="of the metrics, or HOST:PORT")
+    report.add_argument("--json", action="store_true", help="print the report as JSON")
+    report.set_defaults(act=_report)
+
+    check = verbs.add_parser(
+        "check", help="tell what is installed, hooked and degraded, and why", allow_abbrev=False
+    )
+    check.set_defaults(act=_check)
+    return parser
+
+
+def _port(text: str) -> int:
+    number = int(text) if text.isdecimal() else -1
+    if not 0 <= number <= _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to {_LAST_PORT}")
+    return number
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from poolscope.cli.run import run  # noqa: PLC0415 - each verb imports its own
+
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        parser.error("there is no command to run: poolscope run -- COMMAND ...")
+    return run(
+        command,
+        host=options.host,
+        port=options.port,
+        max_origins=options.max_origins,
+        report=options.report,
+        json=options.json,
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from poolscope.cli.report import run  # noqa: PLC0415 - each verb imports its own
+
+    return run(options.url, as_json=options.json)
+
+
+def _check(_options: argparse.Namespace) -> int:
+    from poolscope.cli.check import run  # noqa: PLC0415 - each verb imports its own
+
+    return run()

@@ -1,6 +1,21 @@
-"""The HTTP clients: a table row each, imported when the client is."""
+"""The HTTP clients: a table row each, imported when the application imports the client."""
 
 from __future__ import annotations
 
-#: Module of ours, by the client's name.
-CLIENTS = {"urllib3": "poolscope.clients.urllib3"}
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ClientRow:
+    """A client's package, our module for it, and the module of it that is imported first.
+
+    Our module is loaded then and not before: it needs ssl and http.client, which an application
+    may want to import after it has monkey-patched (gevent warns about anything else).
+    """
+
+    package: str
+    module: str
+    first: str
+
+
+CLIENTS = (ClientRow("urllib3", "poolscope.clients.urllib3", "urllib3.exceptions"),)

@@ -18,7 +18,7 @@ from poolscope.pulse import Pulse
 from poolscope.records import Carrier, Pool, Ref, Tally
 from poolscope.scope import Scope
 
-__all__ = ["Client", "still_open"]
+__all__ = ["Client", "refuse", "still_open"]
 
 # urllib3.future's versions are those of urllib3 with a last part from here on.
 _FUTURE = 900
@@ -51,8 +51,6 @@ class _Call(NamedTuple):
 class Client(Records):
     """The hooks of urllib3, writing to a scope's ledger."""
 
-    distribution = "urllib3"
-
     def __init__(self, scope: Scope, pulse: Pulse) -> None:
         super().__init__(scope, pulse)
         pool, conn = "urllib3.connectionpool", "urllib3.connection"
@@ -74,19 +72,6 @@ class Client(Records):
             Hook("urllib3.util.ssl_", "_ssl_wrap_socket_impl", self.handshake, self.handshaken),
             Hook("urllib3._collections", "RecentlyUsedContainer.__setitem__", self.evict, None),
         )
-
-    def refuse(self) -> str:
-        """Return why the urllib3 that is being imported is not supported, or ""."""
-        from urllib3 import _version  # noqa: PLC0415 - only once urllib3 itself is imported
-
-        version = str(getattr(_version, "__version__", ""))
-        last = version.rpartition(".")[2]
-        if last.isdigit() and int(last) >= _FUTURE:
-            return (
-                f"urllib3.future {version} has taken the place of urllib3; it multiplexes its "
-                "connections and is not supported"
-            )
-        return ""
 
     # ---- checkouts
 
@@ -344,3 +329,17 @@ class Client(Records):
 def _tunnel_host(conn: Any) -> str | None:
     host: str | None = getattr(conn, "_tunnel_host", None)
     return host
+
+
+def refuse() -> str:
+    """Return why the urllib3 that is being imported is not supported, or ""."""
+    from urllib3 import _version  # noqa: PLC0415 - only once urllib3 itself is imported
+
+    version = str(getattr(_version, "__version__", ""))
+    last = version.rpartition(".")[2]
+    if last.isdigit() and int(last) >= _FUTURE:
+        return (
+            f"urllib3.future {version} has taken the place of urllib3; it multiplexes its "
+            "connections, so they are not watched"
+        )
+    return ""

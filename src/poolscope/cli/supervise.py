@@ -1,0 +1,94 @@
+"""Runs the command as if nobody stood before it: its signals, its stops, its exit status.
+
+The command shares our process group and terminal, so what the terminal sends (interrupt, stop)
+reaches it anyway. What somebody sends to us alone is passed on.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Mapping, Sequence
+
+# Not passed on: what can't be caught, what is our own fault, what is about our own child.
+_OWN = {
+    getattr(signal, f"SIG{name}")
+    for name in ("KILL", "STOP", "CHLD", "SEGV", "BUS", "FPE", "ILL", "ABRT", "TRAP", "SYS", "PIPE")
+    if hasattr(signal, f"SIG{name}")
+}
+# Where the sender can't be told (macOS), what a terminal sends is taken to come from one.
+_FROM_TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+
+
+class Command:
+    """A command to be run in our place; from its making on signals wait for :meth:`run`.
+
+    Make it before any thread, so that all threads leave the signals to it.
+    """
+
+    def __init__(self) -> None:
+        # Ignored by whoever started us, it would take the command's exit status with it.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._signals = signal.valid_signals() - _OWN | {signal.SIGCHLD}
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+
+    def run(self, program: str, argv: Sequence[str], environ: Mapping[str, str]) -> int:
+        """Start it, stand by until it ends, and return its wait status."""
+        child = os.posix_spawn(
+            program,
+            list(argv),
+            dict(environ),
+            setsigmask=self._mask,
+            # Python ignores these two, and what is ignored stays ignored in a new program.
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+        )
+        self._let_go_of_pipes()
+        while (status := self._status(child)) is None:
+            self._pass_on(child)
+        return status
+
+    def _let_go_of_pipes(self) -> None:
+        # Whoever reads the command's output must see its end when the command closes it.
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        os.close(null)
+
+    def _pass_on(self, child: int) -> None:
+        """Wait for a signal, and pass it on unless the command has got it, too."""
+        if hasattr(signal, "sigwaitinfo"):
+            info = signal.sigwaitinfo(self._signals)
+            number, from_terminal = info.si_signo, info.si_code > 0
+        else:
+            number = signal.sigwait(self._signals)
+            from_terminal = number in _FROM_TERMINAL
+        if number != signal.SIGCHLD and not from_terminal:
+            os.kill(child, number)
+
+    def _status(self, child: int) -> int | None:
+        """Return the command's wait status if it has ended; stop with it if it has stopped."""
+        while True:
+            # Any child, because process 1 of a container inherits orphans.
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            if pid == 0:
+                return None
+            if pid != child:
+                continue
+            if os.WIFSTOPPED(status):
+                os.kill(os.getpid(), signal.SIGSTOP)
+                continue
+            return status
+
+
+def end_like(status: int) -> int:
+    """Return the exit status of a wait status; die of the same signal if there was one."""
+    if not os.WIFSIGNALED(status):
+        return os.waitstatus_to_exitcode(status)
+    number = os.WTERMSIG(status)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    return 128 + number  # if that was not deadly
