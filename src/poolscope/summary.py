@@ -36,6 +36,7 @@ def summarize_origin(readings: Readings, origin: Origin) -> dict[str, Any]:
     by_state = readings.by(catalog.OPEN, origin)
     open_now = _whole(sum(by_state.values()))
     age_sum = readings.total(catalog.AGE_SUM, origin)
+    lived = lifetime.count + open_now
     closed = {key: _whole(n) for key, n in readings.by(catalog.CLOSED, origin).items()}
     return {
         "address": origin.address,
@@ -55,6 +56,7 @@ def summarize_origin(readings: Readings, origin: Origin) -> dict[str, Any]:
             "opened_by_cause": {
                 key: _whole(n) for key, n in readings.by(catalog.OPENED, origin).items()
             },
+            "create_failed": _create_failed(readings, origin),
             "closed": sum(closed.values()),
             "closed_by_reason": closed,
             "open": open_now,
@@ -88,15 +90,25 @@ def summarize_origin(readings: Readings, origin: Origin) -> dict[str, Any]:
             "pools_open": _whole(readings.total(catalog.POOLS_OPEN, origin)),
         },
         "lifetime": {
+            "mean": (lifetime.sum + age_sum) / lived if lived else None,
             "mean_closed": lifetime.mean,
             "mean_age": age_sum / open_now if open_now else None,
             "oldest_age": readings.total(catalog.OLDEST_AGE, origin) if open_now else None,
             "idle_when_dropped": {
-                reason: _quantiles(readings.distribution(catalog.IDLE_TIME, origin, reason))
+                reason: {"count": _whole(idle.count), **_quantiles(idle)}
                 for reason in ("stale", "reset", "timeout")
-                if readings.distribution(catalog.IDLE_TIME, origin, reason).count
+                if (idle := readings.distribution(catalog.IDLE_TIME, origin, reason)).count
             },
         },
+    }
+
+
+def _create_failed(readings: Readings, origin: Origin) -> dict[str, int]:
+    """Return how many connections never became usable, by kind of error."""
+    return {
+        error: _whole(failed.count)
+        for error in ("dns", "refused", "timeout", "tls", "proxy", "other")
+        if (failed := readings.distribution(catalog.CREATE_TIME, origin, error)).count
     }
 
 

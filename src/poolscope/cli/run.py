@@ -36,10 +36,12 @@ def run(
         return _cannot_start(argv[0])
     if config.disabled():
         os.execve(program, list(argv), os.environ)  # noqa: S606 - the command is the user's own
-    from poolscope.backends import prometheus  # noqa: PLC0415 - after what can go wrong early
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - after what can go wrong early
+
+    from poolscope.backends import prometheus  # noqa: PLC0415 - likewise
     from poolscope.readings import Readings  # noqa: PLC0415 - likewise
 
-    registry = prometheus.CollectorRegistry()
+    registry = CollectorRegistry()
     readings = Readings()
     with _private_directory() as directory:
         path = str(directory / "collector")

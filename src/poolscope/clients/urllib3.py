@@ -27,7 +27,7 @@ _FUTURE = 900
 _current: ContextVar[Carrier | None] = ContextVar("poolscope_current", default=None)
 
 
-class _Checkout(NamedTuple):
+class _Wait(NamedTuple):
     pool: Pool
     token: object
     began: float
@@ -39,9 +39,7 @@ class _Handshake(NamedTuple):
     began: float
 
 
-class _Call(NamedTuple):
-    """A request or a connect under way."""
-
+class _Connect(NamedTuple):
     carrier: Carrier | None
     conn: Any
     token: Token[Carrier | None]
@@ -53,115 +51,123 @@ class Client(Records):
 
     def __init__(self, scope: Scope, pulse: Pulse) -> None:
         super().__init__(scope, pulse)
-        pool, conn = "urllib3.connectionpool", "urllib3.connection"
+        pools, conns = "urllib3.connectionpool", "urllib3.connection"
+        pool, conn = "HTTPConnectionPool", "HTTPConnection"
         https_pool, https_conn = ("HTTPSConnectionPool",), ("HTTPSConnection",)
         self.hooks = (
-            Hook(pool, "HTTPConnectionPool._get_conn", self.checkout, self.checked_out, https_pool),
-            Hook(pool, "HTTPConnectionPool._put_conn", self.give_back, None, https_pool),
-            Hook(pool, "HTTPConnectionPool._make_request", self.request, self.ended, https_pool),
-            Hook(pool, "HTTPConnectionPool._new_conn", self.create, self.created, https_pool),
-            Hook(pool, "HTTPConnectionPool.close", self.close_pool, None, https_pool),
+            Hook(pools, f"{pool}._get_conn", self.wait, self.waited, https_pool, hot=True),
+            Hook(pools, f"{pool}._put_conn", self.give_back, None, https_pool, hot=True),
+            Hook(pools, f"{pool}._make_request", self.request, self.ended, https_pool, hot=True),
             # The headers are there when they are checked, by a function that each module
             # imports by name: 2.x calls connection's, 1.26 connectionpool's.
-            Hook(conn, "assert_header_parsing", self.headers, None, group="headers"),
-            Hook(pool, "assert_header_parsing", self.headers, None, group="headers"),
-            Hook(conn, "HTTPConnection._new_conn", self.tcp, self.tcp_opened),
+            Hook(conns, "assert_header_parsing", self.headers, group="headers", hot=True),
+            Hook(pools, "assert_header_parsing", self.headers, group="headers", hot=True),
+            Hook(pools, f"{pool}._new_conn", self.create, self.created, https_pool),
+            Hook(pools, f"{pool}.close", self.close_pool, None, https_pool),
+            Hook(conns, f"{conn}._new_conn", self.tcp, self.tcp_opened),
             Hook("urllib3.contrib.socks", "SOCKSConnection._new_conn", self.tcp, self.tcp_opened),
-            Hook(conn, "HTTPConnection.connect", self.connect, self.connected, https_conn),
-            Hook(conn, "HTTPConnection.close", self.close, None, https_conn),
+            Hook(conns, f"{conn}.connect", self.connect, self.connected, https_conn),
+            Hook(conns, f"{conn}.close", self.close, None, https_conn),
             Hook("urllib3.util.ssl_", "_ssl_wrap_socket_impl", self.handshake, self.handshaken),
-            Hook("urllib3._collections", "RecentlyUsedContainer.__setitem__", self.evict, None),
+            Hook("urllib3._collections", "RecentlyUsedContainer.__setitem__", self.evict),
         )
 
     # ---- checkouts
 
-    def checkout(self, host_pool: Any, _args: Any, _kwargs: Any) -> _Checkout:
-        """Before ``_get_conn``, the only place where a blocking pool makes anybody wait."""
+    def wait(self, host_pool: Any, *_args: Any, **_kwargs: Any) -> _Wait | None:
+        """Before ``_get_conn``, where only a blocking pool makes anybody wait."""
+        if not host_pool.block:
+            return None
         pool = self.pool(host_pool)
         token = object()
-        if pool.blocking:
-            pool.waiting[token] = None
-        return _Checkout(pool, token, self.clock())
+        pool.waiting[token] = None
+        return _Wait(pool, token, self.clock())
 
-    def checked_out(self, state: _Checkout, conn: Any, error: BaseException | None) -> None:
-        """After ``_get_conn``."""
-        pool, token, began = state
-        now = self.clock()
-        if pool.blocking:
-            pool.waiting.pop(token, None)
-        if error is not None:
-            if type(error).__name__ == "EmptyPoolError" and pool.blocking:
-                pool.ledger.log.append(("wait_timed_out", pool, now - began))
-                self.pulse.wake()
-            return
-        carrier = self.carrier(conn) or self.bind(pool, conn)
-        self._take(carrier, now)
-        if pool.blocking:
+    def waited(self, wait: _Wait, conn: Any, error: BaseException | None) -> None:
+        """After ``_get_conn`` of a blocking pool."""
+        pool = wait.pool
+        seconds = self.clock() - wait.began
+        pool.waiting.pop(wait.token, None)
+        if error is None:
+            carrier = self.carrier(conn) or self.bind(pool, conn)
             carrier.waits = carrier.waits or Tally()
-            carrier.waits.add(now - began)
-
-    def _take(self, carrier: Carrier, now: float) -> None:
-        carrier.taken_at = now
-        carrier.failed = ""
-        connection = carrier.connection
-        if connection is not None and not connection.reason:
-            connection.take(now)
-        carrier.touch()
-        if not self.pulse.beating:
+            carrier.waits.add(seconds)
+            carrier.touch()
+        elif type(error).__name__ == "EmptyPoolError":
+            pool.ledger.log.append(("wait_timed_out", pool, seconds))
             self.pulse.wake()
 
-    def give_back(self, _pool: Any, args: Any, kwargs: Any) -> None:
+    def give_back(self, _pool: Any, conn: Any, *_args: Any, **_kwargs: Any) -> None:
         """Before ``_put_conn``: afterwards it may be somebody else's."""
-        conn = args[0] if args else kwargs.get("conn")
         carrier = self.carrier(conn)
         if carrier is None:
             return
         carrier.taken_at = 0.0
-        if carrier.connection is not None and not carrier.connection.reason:
-            carrier.connection.give_back(self.clock())
-        carrier.touch()
+        connection = carrier.connection
+        if connection is not None and not connection.reason:
+            connection.give_back(self.clock())
+        if not carrier.dirty:
+            carrier.touch()
+
+    def _take(self, carrier: Carrier, now: float) -> None:
+        """Begin a request's clock: its connection is in hand."""
+        carrier.taken_at = now
+        carrier.failed = ""
+        connection = carrier.connection
+        if connection is not None and not connection.reason:
+            connection.busy = (connection.busy[0], now)
+        if not carrier.dirty:
+            carrier.touch()
+        if not self.pulse.beating:
+            self.pulse.wake()
 
     # ---- requests
 
-    def request(self, host_pool: Any, args: Any, kwargs: Any) -> _Call | None:
+    def request(
+        self, host_pool: Any, conn: Any, *_args: Any, **_kwargs: Any
+    ) -> tuple[Carrier, Token[Carrier | None]] | None:
         """Before ``_make_request``."""
-        conn = args[0] if args else kwargs.get("conn")
-        carrier = self.carrier(conn) or self.bind(self.pool(host_pool), conn)
+        carrier = self.carrier(conn)
+        if carrier is None:
+            carrier = self.bind(self.pool(host_pool), conn)
         if carrier.requesting:  # somebody hooked a subclass, and we have both
             return None
-        if not carrier.taken_at:  # an overridden _get_conn that does not call ours
-            self._take(carrier, self.clock())
         carrier.requesting = True
-        return _Call(carrier, conn, _current.set(carrier), 0.0)
+        if not carrier.taken_at:  # a tunnel has connected before, and began with that
+            self._take(carrier, self.clock())
+        return carrier, _current.set(carrier)
 
-    def headers(self, _module: Any, _args: Any, _kwargs: Any) -> None:
+    def headers(self, *_args: Any, **_kwargs: Any) -> None:
         """Before the headers are checked: the response has come, its body has not."""
         carrier = _current.get()
-        if carrier is None or not carrier.taken_at or not carrier.requesting:
-            return
-        self._answered(carrier)
+        if carrier is not None and carrier.taken_at and carrier.requesting:
+            self._answered(carrier)
 
     def _answered(self, carrier: Carrier) -> None:
-        now = self.clock()
+        began, carrier.taken_at = carrier.taken_at, 0.0
         connection = carrier.connection
         if connection is None or connection.reason:
-            connection = self.find(carrier) or connection
-        seconds, carrier.taken_at = now - carrier.taken_at, 0.0
-        if connection is None:
-            return
-        if connection.is_reused:
-            carrier.reused = carrier.reused or Tally()
-            carrier.reused.add(seconds)
+            connection = self.find(carrier, began) or connection
+            if connection is None:
+                return
+        if connection.answered or connection.adopted:
+            tally = carrier.reused
+            if tally is None:
+                tally = carrier.reused = Tally()
+            tally.add(self.clock() - began)
         else:
-            carrier.ledger.log.append(("first", carrier.pool, seconds))
+            carrier.ledger.log.append(("first", carrier.pool, self.clock() - began))
         connection.answered += 1
 
-    def ended(self, call: _Call | None, _result: Any, error: BaseException | None) -> None:
+    def ended(
+        self,
+        call: tuple[Carrier, Token[Carrier | None]],
+        _result: Any,
+        error: BaseException | None,
+    ) -> None:
         """After ``_make_request``, which on 2.x may have read the body too."""
-        if call is None or call.carrier is None:
-            return
-        carrier = call.carrier
-        _current.reset(call.token)
+        carrier, token = call
+        _current.reset(token)
         carrier.requesting = False
         if error is None:
             if carrier.taken_at:  # HTTP/2 checks no headers
@@ -175,21 +181,19 @@ class Client(Records):
         began, carrier.taken_at = carrier.taken_at, 0.0
         connection = carrier.connection
         if connection is None or (connection.reason and connection.closed_at < began):
-            connection = self.find(carrier)
+            connection = self.find(carrier, began)
         log = carrier.ledger.log
         if connection is None:
             log.append(("failed", carrier.pool, False, "connect"))
             return
-        kind = carrier.failed if carrier.failed in ("reset", "timeout", "protocol") else "other"
-        if carrier.failed == "tls":
-            kind = "protocol"
+        kind = "protocol" if carrier.failed == "tls" else carrier.failed
         if connection.is_reused and kind in ("reset", "timeout"):
             log.append(("dropped", carrier.pool, kind, began - connection.idle_since))
         log.append(("failed", carrier.pool, connection.is_reused, kind))
 
     # ---- connections
 
-    def create(self, host_pool: Any, _args: Any, _kwargs: Any) -> Any:
+    def create(self, host_pool: Any) -> Any:
         """Before a pool makes a connection object."""
         return host_pool
 
@@ -198,19 +202,20 @@ class Client(Records):
         if error is None and self.carrier(conn) is None:
             self.bind(self.pool(host_pool), conn)
 
-    def connect(self, conn: Any, _args: Any, _kwargs: Any) -> _Call | None:
+    def connect(self, conn: Any) -> _Connect | None:
         """Before ``connect``. A connection without a pool is nobody's: it hides who is around."""
+        now = self.clock()
         carrier = self.carrier(conn)
         if carrier is not None:
             if carrier.connecting is not None:
                 return None
             carrier.connecting = conn
-        return _Call(carrier, conn, _current.set(carrier), self.clock())
+            if not carrier.taken_at:  # a tunnel connects before its request is made
+                self._take(carrier, now)
+        return _Connect(carrier, conn, _current.set(carrier), now)
 
-    def connected(self, call: _Call | None, _result: Any, error: BaseException | None) -> None:
+    def connected(self, call: _Connect, _result: Any, error: BaseException | None) -> None:
         """After ``connect``: name, TCP, tunnel and TLS are done, or one of them failed."""
-        if call is None:
-            return
         _current.reset(call.token)
         carrier, conn = call.carrier, call.conn
         if carrier is None:
@@ -233,34 +238,31 @@ class Client(Records):
             carrier.taken_at = 0.0
             log.append(("failed", carrier.pool, False, "connect"))
 
-    def tcp(self, conn: Any, _args: Any, _kwargs: Any) -> Carrier | None:
+    def tcp(self, conn: Any) -> Carrier | None:
         """Before the TCP connection is made."""
         return self.carrier(conn)
 
-    def tcp_opened(self, carrier: Carrier | None, _sock: Any, error: BaseException | None) -> None:
+    def tcp_opened(self, carrier: Carrier, _sock: Any, error: BaseException | None) -> None:
         """After the TCP connection was made: a server would have counted an accept."""
-        if carrier is not None and error is None:
+        if error is None:
             self.open(carrier, self.clock())
 
     def handshake(
-        self, _module: Any, args: Any, kwargs: Any
-    ) -> tuple[Carrier, Origin, float] | None:
+        self, _sock: Any, _context: Any, tls_in_tls: Any, *_args: Any, **_kwargs: Any
+    ) -> _Handshake | None:
         """Before a TLS handshake."""
         carrier = _current.get()
         if carrier is None or carrier.connecting is None:
             return None
-        in_tls = args[2] if len(args) > 2 else kwargs.get("tls_in_tls", False)  # noqa: PLR2004
         to = carrier.pool.origin
         proxy: Any = getattr(carrier.connecting, "proxy", None)
         is_tunnel = proxy is not None and bool(_tunnel_host(carrier.connecting))
-        if is_tunnel and proxy.scheme == "https" and not in_tls:
+        if is_tunnel and proxy.scheme == "https" and not tls_in_tls:
             to = origin(proxy.host, proxy.port, proxy.scheme)
         return _Handshake(carrier, to, self.clock())
 
-    def handshaken(self, state: _Handshake | None, sock: Any, error: BaseException | None) -> None:
+    def handshaken(self, state: _Handshake, sock: Any, error: BaseException | None) -> None:
         """After a TLS handshake."""
-        if state is None:
-            return
         carrier, to, began = state
         seconds = self.clock() - began
         version = resumed = failed = ""
@@ -274,7 +276,7 @@ class Client(Records):
         row = ("handshake", to, seconds, version, resumed, failed)
         carrier.ledger.log.append(row)
 
-    def close(self, conn: Any, _args: Any, _kwargs: Any) -> None:
+    def close(self, conn: Any) -> None:
         """Before ``close``, which urllib3 also calls on what is closed already."""
         if getattr(conn, "sock", None) is None:
             return
@@ -283,7 +285,7 @@ class Client(Records):
             return
         connection = carrier.connection
         if connection is None or connection.reason:
-            connection = self.find(carrier)
+            connection = self.find(carrier, self.clock())
             if connection is None:
                 return
         pool, now = carrier.pool, self.clock()
@@ -308,17 +310,17 @@ class Client(Records):
 
     # ---- pools
 
-    def close_pool(self, host_pool: Any, _args: Any, _kwargs: Any) -> None:
+    def close_pool(self, host_pool: Any) -> None:
         """Before a pool is closed."""
         pool = host_pool.__dict__.get(KEY)
         if isinstance(pool, Pool) and not pool.closed:
             pool.closed = True
             pool.ledger.log.append(("pool_gone", pool))
 
-    def evict(self, container: Any, args: Any, _kwargs: Any) -> None:
+    def evict(self, container: Any, key: Any, _value: Any) -> None:
         """Before a manager stores a pool: the least recently used one may have to go."""
         pools = container._container  # noqa: SLF001 - nothing public names the victim
-        if args[0] in pools or not pools or len(pools) < container._maxsize:  # noqa: SLF001
+        if key in pools or not pools or len(pools) < container._maxsize:  # noqa: SLF001
             return
         pool = getattr(next(iter(pools.values())), "__dict__", {}).get(KEY)
         if isinstance(pool, Pool) and not pool.evicted:

@@ -16,6 +16,7 @@ from poolscope.scope import Scope
 #: The name under which records hang on the host's connections and pools.
 KEY = "_poolscope"
 _PORTS = {"http": "80", "https": "443"}
+_NOTHING: dict[str, Any] = {}
 
 
 class Records:
@@ -29,8 +30,8 @@ class Records:
     def pool(self, host_pool: Any) -> Pool:
         """Return the record of a pool, made on its first sight in this process."""
         ledger = self.scope.ledger
-        pool = host_pool.__dict__.get(KEY)
-        if isinstance(pool, Pool) and pool.ledger is ledger:
+        pool: Pool | None = host_pool.__dict__.get(KEY)
+        if pool is not None and pool.ledger is ledger:
             return pool
         queue = host_pool.pool
         pool = Pool(
@@ -47,8 +48,8 @@ class Records:
 
     def carrier(self, conn: Any) -> Carrier | None:
         """Return what hangs on a connection object; None for a stranger, or a parent's."""
-        carrier = getattr(conn, "__dict__", {}).get(KEY)
-        if isinstance(carrier, Carrier) and carrier.ledger is self.scope.ledger:
+        carrier: Carrier | None = getattr(conn, "__dict__", _NOTHING).get(KEY)
+        if carrier is not None and carrier.ledger is self.scope.ledger:
             return carrier
         return None
 
@@ -77,7 +78,7 @@ class Records:
         self.pulse.wake()
         return connection
 
-    def find(self, carrier: Carrier) -> Connection | None:
+    def find(self, carrier: Carrier, opened_at: float) -> Connection | None:
         """Take note of a connection that opened past our hooks, as over a Unix socket."""
         conn = carrier.ref and carrier.ref()
         sock = getattr(conn, "sock", None)
@@ -87,7 +88,7 @@ class Records:
             origin = carrier.pool.origin._replace(address=_text(sock.getpeername()), port="")
             if origin != carrier.pool.origin:
                 carrier.ledger.log.append(("moved", carrier.pool, origin))
-        connection = self.open(carrier, carrier.taken_at or self.clock())
+        connection = self.open(carrier, opened_at)
         connection.watch(sock)
         return connection
 
