@@ -25,16 +25,13 @@ _CONNECT: dict[str, tuple[str, Whose, str, str]] = {
         "connecting took longer than the time-out",
         "the other side",
         "The host is down, overloaded or cut off by a firewall, or the time-out is too short.",
-        "Check that the host can be reached from here; a connect time-out below 3 s also fails "
-        "when a single packet is lost.",
+        "Check that the host can be reached from here, and that the time-out is long enough.",
     ),
     "tls": (
         "TLS could not be agreed on",
         "the application or the other side",
-        "Mostly a certificate that is expired, for another name, or signed by an authority that "
-        "this machine does not know.",
-        "Read the error in the application's log; renew the certificate there, or name the right "
-        "authority here (`verify=` in requests, `ca_certs=` in urllib3).",
+        "Mostly the certificate is expired, for another name, or of an unknown authority.",
+        "Read the error in the log; renew the certificate there, or name its authority here.",
     ),
     "proxy": (
         "the proxy did not let it through",
@@ -52,6 +49,7 @@ _CONNECT: dict[str, tuple[str, Whose, str, str]] = {
 
 
 def connect_failures(seen: Evidence) -> Finding | None:
+    """Look for requests for which no usable connection could be had."""
     number = seen.failed.get("connect", 0)
     if not seen.fails(number):
         return None
@@ -71,6 +69,7 @@ def connect_failures(seen: Evidence) -> Finding | None:
 
 
 def requests_time_out(seen: Evidence) -> Finding | None:
+    """Look for requests that timed out, before the headers or within the body."""
     waiting = seen.failed.get("timeout", 0)
     # Connections that timed out, less the requests and connects that did: bodies.
     connecting = seen.connect_errors.get("timeout", 0)
@@ -101,6 +100,7 @@ def requests_time_out(seen: Evidence) -> Finding | None:
 
 
 def requests_break(seen: Evidence) -> Finding | None:
+    """Look for requests cut off, or answered with rubbish."""
     resets = max(0, seen.failed.get("reset", 0) - seen.idle_resets())
     bodies = max(0, seen.closed.get("reset", 0) - seen.failed.get("reset", 0))
     broken = seen.failed.get("protocol", 0)

@@ -16,12 +16,13 @@ _LONG_WAIT = 0.010  # seconds that 1 in 100 waits for a connection
 
 
 def session_per_call(seen: Evidence) -> Finding | None:
+    """Look for connections that a new Session or PoolManager had to open again."""
     number = seen.opened.get("new_pool", 0)
     if not seen.often(number):
         return None
     also = ""
     if seen.often(seen.closed.get("server_close", 0)):
-        also = " The other side closes connections as well (see there): it takes both changes."
+        also = " The other side closes connections as well, so it takes both changes."
     return Finding(
         "session-per-call",
         "costly",
@@ -29,15 +30,16 @@ def session_per_call(seen: Evidence) -> Finding | None:
         f"{number:,} of {counted(seen.opened_total, 'connection')} had to be opened because the "
         f"Session or PoolManager was a new one." + seen.price("new_pool"),
         "It makes a new Session or PoolManager again and again, and drops the old one with its "
-        "open connections. Every plain `requests.get()` or `requests.post()` does that.",
+        "open connections. Every plain `requests.get()` or `requests.post()` does that." + also,
         "Make one Session when the program starts (`session = requests.Session()` at module "
         "level, or one for each long-lived thread) and call `session.get(...)`. With urllib3 "
-        "keep one `PoolManager()`." + also,
+        "keep one `PoolManager()`.",
         seen.cost("new_pool"),
     )
 
 
 def pool_too_small(seen: Evidence) -> Finding | None:
+    """Look for connections that their pool had no room to keep."""
     number = seen.closed.get("pool_full", 0)
     if not seen.often(number, FAILING_SHARE):
         return None
@@ -64,12 +66,13 @@ def pool_too_small(seen: Evidence) -> Finding | None:
 
 
 def pool_wait(seen: Evidence) -> Finding | None:
+    """Look for requests that queue, perhaps in vain, for a pool's connection."""
     timeouts, p99 = seen.pool["timeouts"], seen.pool["wait"]["p99"] or 0.0
     gave_up = seen.fails(timeouts)
     if not gave_up and not (seen.pool["waits"] >= ENOUGH_REQUESTS and p99 >= _LONG_WAIT):
         return None
     size = seen.pool_size()
-    limit = f"{counted(size, 'connection')}" if size else "its number of connections"
+    limit = f" to {counted(size, 'connection')}" if size else ""
     longest = f"about {words.duration(p99)} or longer"
     if p99 >= catalog.DURATION_BOUNDS[-1]:
         longest = f"more than {words.duration(p99)}"
@@ -81,7 +84,7 @@ def pool_wait(seen: Evidence) -> Finding | None:
         "failing" if gave_up else "costly",
         "the application",
         f"{problem}. All waits together took {words.duration(seen.waited)}.",
-        f"The pool is limited to {limit} (`block=True`), and at times more requests than that "
+        f"The pool is limited{limit} (`block=True`), and at times more requests than that "
         "want one.",
         "Raise the limit to the number of threads that use the pool (`PoolManager(maxsize=N, "
         "block=True)`, `HTTPAdapter(pool_maxsize=N, pool_block=True)`). A connection is taken "
@@ -91,6 +94,7 @@ def pool_wait(seen: Evidence) -> Finding | None:
 
 
 def idle_race(seen: Evidence) -> Finding | None:
+    """Look for connections that the other side ends while they are idle."""
     stale, resets = seen.closed.get("stale", 0), seen.idle_resets()
     failing = seen.fails(resets)
     if not failing and not seen.often(stale + resets):
@@ -136,6 +140,7 @@ def idle_race(seen: Evidence) -> Finding | None:
 
 
 def server_closes(seen: Evidence) -> Finding | None:
+    """Look for answers after which the connection can't be used again."""
     number = seen.closed.get("server_close", 0)
     if not seen.often(number):
         return None
@@ -155,6 +160,7 @@ def server_closes(seen: Evidence) -> Finding | None:
 
 
 def unread_responses(seen: Evidence) -> Finding | None:
+    """Look for connections closed because a response was not read to its end."""
     number = seen.closed.get("unread", 0) + seen.opened.get("replaced_collected", 0)
     if not seen.often(number):
         return None
@@ -175,6 +181,7 @@ def unread_responses(seen: Evidence) -> Finding | None:
 
 
 def pool_evictions(seen: Evidence) -> Finding | None:
+    """Look for connections lost because a manager calls more hosts than it remembers."""
     number = seen.opened.get("replaced_evicted", 0)
     if not seen.often(number):
         return None

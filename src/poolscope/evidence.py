@@ -89,8 +89,9 @@ class Evidence:
 
     def pool_size(self) -> int:
         """Return how many connections each pool keeps; 0 if that is not the same for all."""
-        size, rest = divmod(self.pool["max"], self.pool["pools_open"] or 1)
-        return 0 if rest else size
+        most: int = self.pool["max"]
+        pools: int = self.pool["pools_open"] or 1
+        return 0 if most % pools else most // pools
 
     def peak(self) -> int:
         """Return how many connections a pool had in use at once, on average over the pools.

@@ -103,7 +103,12 @@ def upstream(origin: dict[str, Any], width: int) -> str:
         host = f"[{address}]" if ":" in address and not address.startswith("[") else address
         is_default = not port or _DEFAULT_PORTS.get(scheme) == port
         text = f"{scheme}://{host}" + ("" if is_default else f":{port}")
-    return shorten("".join(char if char.isprintable() else "?" for char in text), width)
+    return shorten(clean(text), width)
+
+
+def clean(text: str) -> str:
+    """Replace what can't be printed: control characters could take over a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def shorten(text: str, width: int) -> str:

@@ -16,11 +16,12 @@ from poolscope.process import Process
 
 def run() -> int:
     """Print the findings; return 0 if everything works, 1 if something does not."""
+    disabled, max_origins = config.disabled(), config.max_origins()
     print(f"poolscope {poolscope.__version__}, Python {platform.python_version()}")
-    if config.disabled():
+    if disabled:
         print("disabled: POOLSCOPE_DISABLED is set")
         return 1
-    print(f"max_origins: {config.max_origins()}")
+    print(f"max_origins: {max_origins}")
     print(f"wrapt {_version('wrapt')}: {_wrapt()}")
     for backend in BACKENDS:
         state = _version(backend.vendor) if backend.installed else "not installed"

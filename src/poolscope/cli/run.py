@@ -20,6 +20,8 @@ from poolscope.summary import summarize
 
 BOOTSTRAP = Path(__file__).parent.parent / "bootstrap"
 
+# What puts prometheus_client into multiprocess mode, under its present and its former name.
+_MULTIPROCESS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # the shell's own exit statuses
 
 
@@ -36,10 +38,13 @@ def run(
         return _cannot_start(argv[0])
     if config.disabled():
         os.execve(program, list(argv), os.environ)  # noqa: S606 - the command is the user's own
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - after what can go wrong early
+    environ = dict(os.environ)
+    for name in _MULTIPROCESS:
+        os.environ.pop(name, None)  # the command's directory is not ours to write to
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - only without those
 
     from poolscope.backends import prometheus  # noqa: PLC0415 - likewise
-    from poolscope.readings import Readings  # noqa: PLC0415 - likewise
+    from poolscope.readings import Readings  # noqa: PLC0415 - not before a command is there
 
     registry = CollectorRegistry()
     readings = Readings()
@@ -50,7 +55,7 @@ def run(
         collector = Collector(path, observers, maximum)
         collector.start()
         endpoint = _open_endpoint(host, port, registry)
-        status = command.run(program, argv, environment(path, maximum))
+        status = command.run(program, argv, environment(path, maximum, environ))
         collector.finish()
         if endpoint is not None:
             endpoint.close()
@@ -61,10 +66,8 @@ def run(
     return end_like(status)
 
 
-def environment(
-    path: str, max_origins: int, environ: Mapping[str, str] = os.environ
-) -> dict[str, str]:
-    """Return the command's environment: its own, and the way to the collector."""
+def environment(path: str, max_origins: int, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the command's environment: its own (``environ``), and the way to the collector."""
     found = dict(environ)
     # An empty entry in PYTHONPATH would mean the working directory.
     before = found.get("PYTHONPATH")

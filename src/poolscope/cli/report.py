@@ -1,0 +1,53 @@
+"""``poolscope report URL``: the report of a running service, and the printing of every report."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from poolscope import scrape, table
+from poolscope.summary import summarize
+
+
+def run(url: str, *, as_json: bool) -> int:
+    """Print the report of the service whose metrics ``url`` shows; return the exit status.
+
+    0 when there is a report, whatever it says; 1 when there is none, and why on stderr.
+    """
+    try:
+        readings = scrape.fetch(url)
+    except scrape.ScrapeError as error:
+        print(f"poolscope: {error}", file=sys.stderr)
+        return 1
+    print_report(summarize(readings), sys.stdout, as_json=as_json)
+    return 0
+
+
+def print_report(summary: dict[str, Any], stream: TextIO, *, as_json: bool) -> None:
+    """Print the report on a summary of :func:`poolscope.summary.summarize` to ``stream``.
+
+    Colour is for terminals only, and not if ``NO_COLOR`` is set (https://no-color.org).
+    """
+    if as_json:
+        text = json.dumps(document(summary), indent=2) + "\n"
+    else:
+        colour = stream.isatty() and not os.environ.get("NO_COLOR")
+        text = table.render(summary, colour=colour)
+    # A host's name in letters that the stream can't take must not cost the report.
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
+def document(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return the report for machines: the summary, worst origin first, each with its findings."""
+    return {
+        "origins": [
+            {**origin, "findings": [asdict(finding) for finding in found]}
+            for origin, found in table.worst_first(summary)
+        ],
+        "faults": summary["faults"],
+    }

@@ -1,0 +1,230 @@
+"""A summary as text for people: a block of numbers and plain sentences per upstream, worst first.
+
+Nothing in it needs colour; colour only says again which upstreams are unwell.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from poolscope import words
+from poolscope.advice import ENOUGH_REQUESTS, Finding, findings, is_judged, seconds_lost
+from poolscope.catalog import DURATION_BOUNDS
+from poolscope.words import counted
+
+#: How many upstreams are shown in full; a process may call hundreds, a person reads a few.
+SHOWN = 10
+
+_BOLD, _RED, _YELLOW, _PLAIN = "\x1b[1m", "\x1b[1;31m", "\x1b[1;33m", "\x1b[0m"
+_NAME = 84  # columns for an upstream's name
+_UNIT = re.compile(r"(\d) (ms|s|min|h|days)\b")
+_HARD_SPACE = "\N{NO-BREAK SPACE}"  # textwrap does not break a line there
+_RE_USED = 0.5  # the share of requests from which "connections are re-used" is said
+
+_LEGEND = (
+    "Times are until the response's headers are there, estimated from histograms: half of the "
+    "requests took less than p50, 99 of 100 less than p99. The first request on a connection has "
+    "to open it; the gap is what that costs."
+)
+
+
+class Upstream(NamedTuple):
+    """An origin of a summary with what is wrong there."""
+
+    origin: dict[str, Any]
+    findings: list[Finding]
+
+
+def worst_first(summary: dict[str, Any]) -> list[Upstream]:
+    """Return a summary's origins: failing before costly, then by seconds lost, then by size."""
+
+    def rank(one: Upstream) -> tuple[int, float, int, str, str]:
+        kinds = {finding.severity for finding in one.findings}
+        worst = 0 if "failing" in kinds else 1 if kinds else 2
+        origin = one.origin
+        requests = origin["requests"]["answered"]
+        return (worst, -seconds_lost(origin), -requests, origin["address"], origin["port"])
+
+    return sorted((Upstream(one, findings(one)) for one in summary["origins"]), key=rank)
+
+
+def render(summary: dict[str, Any], *, colour: bool, width: int = 100) -> str:
+    """Return the report on a summary of :func:`poolscope.summary.summarize`, newline at the end.
+
+    No line is longer than ``width`` columns (100 at least, for the numbers).
+    """
+    paint = _Paint(colour)
+    # An origin that a scrape knows but that nothing was sent to is no news.
+    upstreams = [one for one in worst_first(summary) if _attempts(one.origin)]
+    lines = list(_lines(upstreams, paint, width))
+    if summary["faults"]:
+        places = ", ".join(f"{words.clean(place)}" for place in sorted(summary["faults"]))
+        number = sum(summary["faults"].values())
+        lines += _wrapped(
+            f"poolscope itself had {counted(number, 'fault')}, in {places}: the program was not "
+            "disturbed, but numbers may be missing. Please report it.",
+            width,
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _lines(upstreams: list[Upstream], paint: _Paint, width: int) -> Iterator[str]:
+    if not upstreams:
+        yield "poolscope: no outbound HTTP request through urllib3 was seen."
+        return
+    origins = [one.origin for one in upstreams]
+    unwell = sum(1 for one in upstreams if one.findings)
+    if not unwell:
+        yield from _wrapped(f"poolscope: {_totals(origins)}: {_all_well(origins)}", width)
+        return
+    verdict = "1 upstream needs" if unwell == 1 else f"{unwell:,} upstreams need"
+    order = ", worst first" if len(upstreams) > 1 else ""
+    yield from _wrapped(f"poolscope: {_totals(origins)}; {verdict} attention{order}.", width)
+    said: dict[str, str] = {}
+    for one in upstreams[:SHOWN]:
+        yield ""
+        name = words.upstream(one.origin, _NAME)
+        yield paint.bold(f"{name:<{_NAME}}") + f"{'p50':>8}{'p99':>8}"
+        yield from _numbers(one.origin)
+        yield from _sentences(one, name, said, paint, width)
+    rest = upstreams[SHOWN:]
+    if rest:
+        unwell = sum(1 for one in rest if one.findings)
+        state = f"{unwell:,} of them with findings" if unwell else "nothing to fix there"
+        yield ""
+        yield from _wrapped(
+            f"And {counted(len(rest), 'more upstream')}, {state} (`--json` shows all).", width
+        )
+    yield ""
+    yield from _wrapped(_LEGEND, width)
+
+
+# ---- the numbers
+
+
+def _numbers(origin: dict[str, Any]) -> Iterator[str]:
+    """Lay out the five signals as three columns, 100 wide."""
+    requests, connections = origin["requests"], origin["connections"]
+    pool, lifetime = origin["pool"], origin["lifetime"]
+    left = (
+        ("requests answered", words.count(requests["answered"])),
+        ("requests failed", words.count(_failed(origin))),
+        ("connections opened", words.count(connections["opened"])),
+        ("TLS handshakes", words.count(origin["handshakes"]["completed"])),
+    )
+    middle = (
+        ("requests per connection", words.ratio(connections["requests_per_connection"])),
+        ("on a re-used connection", words.share(requests["reused_share"])),
+        ("thrown away, pool full", words.count(pool["discarded"])),
+        ("mean connection age", words.duration(lifetime["mean"])),
+    )
+    for (a, b), (c, d), (e, f, g) in zip(left, middle, _times(origin)):
+        yield f"  {a:<19}{b:>10}   {c:<24}{d:>8}   {e:<15}{f:>8}{g:>8}".rstrip()
+
+
+def _times(origin: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    latency, wait = origin["latency"], origin["pool"]["wait"]
+    first, reused = latency["first"], latency["reused"]
+
+    def row(label: str, times: dict[str, float | None]) -> tuple[str, str, str]:
+        p50, p99 = (words.estimate(times[q], DURATION_BOUNDS) for q in ("p50", "p99"))
+        return label, p50, p99
+
+    p50, p99 = (words.gap(first[q], reused[q], DURATION_BOUNDS) for q in ("p50", "p99"))
+    return (
+        row("first request", first),
+        row("re-used", reused),
+        ("gap", p50, p99),
+        row("pool wait", wait),
+    )
+
+
+# ---- the sentences
+
+
+def _sentences(
+    one: Upstream, name: str, said: dict[str, str], paint: _Paint, width: int
+) -> Iterator[str]:
+    """Say what is wrong. ``said`` remembers where a change was told, to tell it only once."""
+    if not one.findings:
+        few = f"Too few requests to judge ({ENOUGH_REQUESTS} are needed)."
+        yield "  Nothing to fix." if is_judged(one.origin) else f"  {few}"
+    for number, finding in enumerate(one.findings, 1):
+        mark = f"{number}. " if len(one.findings) > 1 else "! "
+        problem = _wrapped(finding.problem, width, "  " + mark)
+        yield from paint.severity(finding.severity, problem)
+        indent = " " * (len(mark) + 2)
+        yield from _wrapped(f"Whose move: {finding.whose}. {finding.cause}", width, indent)
+        change = finding.change
+        if change in said:
+            change = f"as for {said[change]} above."
+        said.setdefault(finding.change, name)
+        yield from _wrapped(f"Change: {change}", width, indent)
+
+
+def _totals(origins: list[dict[str, Any]]) -> str:
+    requests = sum(one["requests"]["answered"] for one in origins)
+    opened = sum(one["connections"]["opened"] for one in origins)
+    failed = sum(_failed(one) for one in origins)
+    more = f" ({failed:,} more failed)" if failed else ""
+    return (
+        f"{counted(requests, 'request')}{more} to {counted(len(origins), 'upstream')} over "
+        f"{counted(opened, 'connection')}"
+    )
+
+
+def _all_well(origins: list[dict[str, Any]]) -> str:
+    requests = sum(one["requests"]["answered"] for one in origins)
+    reused = sum(one["requests"]["reused"] for one in origins)
+    if requests and reused >= _RE_USED * requests:
+        return "connections are re-used, nothing to fix."
+    if any(is_judged(one) for one in origins):
+        return (
+            "few are re-used, but hardly any was opened without need, so there is nothing to fix."
+        )
+    return f"too few to judge ({ENOUGH_REQUESTS} to one upstream are needed)."
+
+
+def _failed(origin: dict[str, Any]) -> int:
+    """Count requests without an answer, those that never got a connection included."""
+    failed: dict[str, int] = origin["requests"]["failed"]
+    timeouts: int = origin["pool"]["timeouts"]
+    return sum(failed.values()) + timeouts
+
+
+def _attempts(origin: dict[str, Any]) -> int:
+    answered: int = origin["requests"]["answered"]
+    return answered + _failed(origin)
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Break lines at spaces, but not within code, to be copied, nor between number and unit."""
+    pieces = text.split("`")
+    pieces[1::2] = [code.replace(" ", _HARD_SPACE) for code in pieces[1::2]]
+    lines = textwrap.wrap(
+        _UNIT.sub(rf"\1{_HARD_SPACE}\2", "`".join(pieces)),
+        width,
+        initial_indent=indent,
+        subsequent_indent=" " * len(indent),
+        break_on_hyphens=False,
+    )
+    return [line.replace(_HARD_SPACE, " ") for line in lines]
+
+
+class _Paint:
+    """Colours, or none."""
+
+    def __init__(self, colour: bool) -> None:  # noqa: FBT001 - private, one use
+        self.colour = colour
+
+    def bold(self, text: str) -> str:
+        return f"{_BOLD}{text}{_PLAIN}" if self.colour else text
+
+    def severity(self, severity: str, lines: list[str]) -> list[str]:
+        if not self.colour:
+            return lines
+        code = _RED if severity == "failing" else _YELLOW
+        return [f"{code}{line}{_PLAIN}" for line in lines]

@@ -1,0 +1,37 @@
+"""``poolscope check`` tells what is installed, hooked and degraded."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+
+from commands import poolscope
+
+
+def test_it_names_versions_and_hooks():
+    result = poolscope("check")
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = result.stdout.splitlines()
+    assert f"urllib3 {metadata.version('urllib3')}:" in lines
+    assert f"prometheus_client {metadata.version('prometheus_client')}" in lines
+    hooked = [line.split()[1] for line in lines if line.startswith("  hooked")]
+    assert "urllib3.connectionpool.HTTPConnectionPool._make_request" in hooked
+    assert "urllib3.util.ssl_._ssl_wrap_socket_impl" in hooked
+    assert len(hooked) == 13
+    assert "degraded" not in result.stdout
+    assert "urllib3.contrib.socks" in result.stdout
+
+
+def test_a_missing_hook_point_is_degraded(tmp_path):
+    code = "import urllib3.util.ssl_ as s; del s._ssl_wrap_socket_impl"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    environ = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    result = poolscope("check", env=environ)
+    assert result.returncode == 1
+    assert "  degraded  urllib3.util.ssl_._ssl_wrap_socket_impl: not in this version" in result.stdout
+
+
+def test_disabled_is_said():
+    result = poolscope("check", env=os.environ | {"POOLSCOPE_DISABLED": "1"})
+    assert result.returncode == 1
+    assert "disabled" in result.stdout
