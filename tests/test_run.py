@@ -166,7 +166,10 @@ def test_one_endpoint_serves_the_sum_while_the_command_runs(serve, script):
         for _ in range(3):
             running.tell("go")
             assert running.line() == "done"
-        opened, requests = "poolscope_connections_opened_total", "poolscope_request_duration_seconds"
+        opened, requests = (
+            "poolscope_connections_opened_total",
+            "poolscope_request_duration_seconds",
+        )
         assert eventually(lambda: running.total(f"{requests}_count") == 3)
         assert running.total(opened, poolscope_cause="first") == 1
         assert running.total("http_client_open_connections", http_connection_state="idle") == 1
@@ -175,9 +178,7 @@ def test_one_endpoint_serves_the_sum_while_the_command_runs(serve, script):
 @linux
 def test_a_killed_process_keeps_its_counts_and_loses_its_levels(serve, script):
     server = serve(keep_alive)
-    with Running(
-        "sh", "-c", f'{PYTHON} "$0" "$1"; sleep 60', script(TALK), server.url
-    ) as running:
+    with Running("sh", "-c", f'{PYTHON} "$0" "$1"; sleep 60', script(TALK), server.url) as running:
         pid = int(running.line())
         running.tell("go")
         running.line()
@@ -260,7 +261,9 @@ def test_the_reader_of_a_pipe_sees_its_end_when_the_command_closes_it():
 def test_the_users_sitecustomize_still_runs(script, tmp_path):
     script("import sys; sys.from_users_sitecustomize = True", "sitecustomize.py")
     look = "import sys, sitecustomize as s; print(sys.from_users_sitecustomize, s.__file__)"
-    environ = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    environ = os.environ | {
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    }
     result = run(PYTHON, "-c", look, env=environ)
     assert result.stdout == f"True {tmp_path / 'sitecustomize.py'}\n"
     assert report_of(result)["origins"] == []
@@ -268,7 +271,9 @@ def test_the_users_sitecustomize_still_runs(script, tmp_path):
 
 def test_a_users_sitecustomize_that_fails_fails_as_natively(script, tmp_path):
     script("import no_such_module", "sitecustomize.py")
-    environ = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    environ = os.environ | {
+        "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    }
     result = run(PYTHON, "-c", "print('on')", env=environ)
     assert result.stdout == "on\n"
     assert "No module named 'no_such_module'" in result.stderr
@@ -276,6 +281,8 @@ def test_a_users_sitecustomize_that_fails_fails_as_natively(script, tmp_path):
 
 def test_the_commands_own_prometheus_metrics_are_not_touched(serve, script, tmp_path):
     server = serve(keep_alive)
+    directory = tmp_path / "multiprocess"
+    directory.mkdir()
     path = script(
         """
         import os, sys
@@ -290,7 +297,7 @@ def test_the_commands_own_prometheus_metrics_are_not_touched(serve, script, tmp_
         """
     )
     result = run(
-        PYTHON, path, server.url, env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+        PYTHON, path, server.url, env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(directory)}
     )
     assert result.stdout.split() == ["True", "False", "True", "False"], result.stderr
     assert counts_of(report_of(result), server) == own_counts(server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -79,19 +80,18 @@ def _port(text: str) -> int:
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    from poolscope.cli.run import run  # noqa: PLC0415 - each verb imports its own
-
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         parser.error("there is no command to run: poolscope run -- COMMAND ...")
-    return run(
-        command,
-        host=options.host,
-        port=options.port,
-        max_origins=options.max_origins,
-        report=options.report,
-        json=options.json,
-    )
+    environ = dict(os.environ)
+    # prometheus_client looks at these when it is imported: the command's multiprocess
+    # directory is the command's, and not ours to write to.
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        os.environ.pop(name, None)
+    from poolscope.cli.run import Options, run  # noqa: PLC0415 - each verb imports its own
+
+    names = ("host", "port", "max_origins", "report", "json")
+    return run(command, environ, Options(**{name: getattr(options, name) for name in names}))
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -8,44 +8,48 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from poolscope import config
+from poolscope.backends import prometheus
 from poolscope.cli.report import print_report
 from poolscope.cli.serve import Endpoint
 from poolscope.cli.supervise import Command, end_like
 from poolscope.collector import Collector
+from poolscope.readings import Readings
 from poolscope.relay import SOCKET
 from poolscope.summary import summarize
 
 BOOTSTRAP = Path(__file__).parent.parent / "bootstrap"
 
-# What puts prometheus_client into multiprocess mode, under its present and its former name.
-_MULTIPROCESS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # the shell's own exit statuses
 
 
-def run(
-    argv: Sequence[str], *, host: str, port: int, max_origins: int | None, report: bool, json: bool
-) -> int:
-    """Run a command and return its exit status; dies of the signal that the command died of.
+@dataclass(frozen=True)
+class Options:
+    """What the command line says: where to serve, how to report (see ``poolscope run --help``)."""
+
+    host: str
+    port: int
+    max_origins: str | None
+    report: bool
+    json: bool
+
+
+def run(argv: Sequence[str], environ: Mapping[str, str], options: Options) -> int:
+    """Run a command in ``environ`` and return its exit status, or die of the signal it died of.
 
     Raises :exc:`poolscope.ConfigError` for a bad setting, before the command is started.
     """
-    maximum = config.max_origins(max_origins)
+    maximum = config.max_origins(options.max_origins, environ)
     program = shutil.which(argv[0])
     if program is None:
         return _cannot_start(argv[0])
-    if config.disabled():
-        os.execve(program, list(argv), os.environ)  # noqa: S606 - the command is the user's own
-    environ = dict(os.environ)
-    for name in _MULTIPROCESS:
-        os.environ.pop(name, None)  # the command's directory is not ours to write to
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - only without those
-
-    from poolscope.backends import prometheus  # noqa: PLC0415 - likewise
-    from poolscope.readings import Readings  # noqa: PLC0415 - not before a command is there
-
+    if config.disabled(environ):
+        os.execve(program, list(argv), dict(environ))  # noqa: S606 - the command is the user's own
     registry = CollectorRegistry()
     readings = Readings()
     with _private_directory() as directory:
@@ -54,14 +58,14 @@ def run(
         observers = (prometheus.observer(registry, lambda: None), readings)
         collector = Collector(path, observers, maximum)
         collector.start()
-        endpoint = _open_endpoint(host, port, registry)
+        endpoint = _open_endpoint(options.host, options.port, registry)
         status = command.run(program, argv, environment(path, maximum, environ))
         collector.finish()
         if endpoint is not None:
             endpoint.close()
     _explain(collector)
-    if report:
-        print_report(summarize(readings), sys.stderr, as_json=json)
+    if options.report:
+        print_report(summarize(readings), sys.stderr, as_json=options.json)
     sys.stderr.flush()
     return end_like(status)
 
