@@ -36,7 +36,15 @@ def observer(registry: CollectorRegistry | None, drain: Callable[[], None]) -> P
     registry = REGISTRY if registry is None else registry
     if registry not in _OBSERVERS:
         made = PrometheusObserver(drain)
-        registry.register(made)
+        try:
+            registry.register(made)
+        except ValueError:
+            names = {family.name for family in registry.collect()}
+            taken = sorted(names & {family.name for family in made.describe()})
+            raise ValueError(
+                f"The registry already has metrics named {', '.join(taken)} from somebody else: "
+                "give poolscope a registry of its own."
+            ) from None
         _OBSERVERS[registry] = made
     return _OBSERVERS[registry]
 
