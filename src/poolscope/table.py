@@ -10,10 +10,16 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from poolscope import words
-from poolscope.advice import ENOUGH_REQUESTS, Finding, findings, is_judged, seconds_lost
+from poolscope.advice import (
+    ENOUGH_REQUESTS,
+    Finding,
+    findings,
+    is_judged,
+    seconds_lost,
+    words,
+)
+from poolscope.advice.words import counted
 from poolscope.catalog import DURATION_BOUNDS
-from poolscope.words import counted
 
 #: How many upstreams are shown in full; a process may call hundreds, a person reads a few.
 SHOWN = 10
@@ -25,9 +31,9 @@ _HARD_SPACE = "\N{NO-BREAK SPACE}"  # textwrap does not break a line there
 _RE_USED = 0.5  # the share of requests from which "connections are re-used" is said
 
 _LEGEND = (
-    "Times are until the response's headers are there, estimated from histograms: half of the "
-    "requests took less than p50, 99 of 100 less than p99. The first request on a connection has "
-    "to open it; the gap is what that costs."
+    "First request, re-used: the time until a response's headers are there, on a new connection "
+    "that had to be opened first, and on one that was open already; the gap is what opening "
+    "costs. By estimate, half of the requests took less than p50, and 99 of 100 less than p99."
 )
 
 
@@ -78,11 +84,11 @@ def _lines(upstreams: list[Upstream], paint: _Paint, width: int) -> Iterator[str
     origins = [one.origin for one in upstreams]
     unwell = sum(1 for one in upstreams if one.findings)
     if not unwell:
-        yield from _wrapped(f"poolscope: {_totals(origins)}: {_all_well(origins)}", width)
+        yield from _wrapped(_all_well(origins), width)
         return
     verdict = "1 upstream needs" if unwell == 1 else f"{unwell:,} upstreams need"
     order = ", worst first" if len(upstreams) > 1 else ""
-    yield from _wrapped(f"poolscope: {_totals(origins)}; {verdict} attention{order}.", width)
+    yield from _wrapped(f"{_totals(origins)}; {verdict} attention{order}.", width)
     said: dict[str, str] = {}
     for one in upstreams[:SHOWN]:
         yield ""
@@ -122,7 +128,7 @@ def _numbers(origin: dict[str, Any]) -> Iterator[str]:
         ("mean connection age", words.duration(lifetime["mean"])),
     )
     for (a, b), (c, d), (e, f, g) in zip(left, middle, _times(origin)):
-        yield f"  {a:<19}{b:>10}   {c:<24}{d:>8}   {e:<15}{f:>8}{g:>8}".rstrip()
+        yield f"  {a:<19}{b:>10}   {c:<23}{d:>9}   {e:<15}{f:>8}{g:>8}".rstrip()
 
 
 def _times(origin: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
@@ -165,27 +171,26 @@ def _sentences(
         yield from _wrapped(f"Change: {change}", width, indent)
 
 
-def _totals(origins: list[dict[str, Any]]) -> str:
+def _totals(origins: list[dict[str, Any]], kind: str = "connection") -> str:
     requests = sum(one["requests"]["answered"] for one in origins)
     opened = sum(one["connections"]["opened"] for one in origins)
     failed = sum(_failed(one) for one in origins)
     more = f" ({failed:,} more failed)" if failed else ""
     return (
-        f"{counted(requests, 'request')}{more} to {counted(len(origins), 'upstream')} over "
-        f"{counted(opened, 'connection')}"
+        f"poolscope: {counted(requests, 'request')}{more} to {counted(len(origins), 'upstream')} "
+        f"over {counted(opened, kind)}"
     )
 
 
 def _all_well(origins: list[dict[str, Any]]) -> str:
     requests = sum(one["requests"]["answered"] for one in origins)
     reused = sum(one["requests"]["reused"] for one in origins)
-    if requests and reused >= _RE_USED * requests:
-        return "connections are re-used, nothing to fix."
-    if any(is_judged(one) for one in origins):
-        return (
-            "few are re-used, but hardly any was opened without need, so there is nothing to fix."
-        )
-    return f"too few to judge ({ENOUGH_REQUESTS} to one upstream are needed)."
+    is_clear = any(is_judged(one) for one in origins)
+    if reused >= _RE_USED * requests > 0 and (is_clear or not any(map(_failed, origins))):
+        return f"{_totals(origins, 're-used connection')}: nothing to fix."
+    if is_clear:
+        return f"{_totals(origins)}, hardly any without need: nothing to fix."
+    return f"{_totals(origins)}: too few to judge (under {ENOUGH_REQUESTS})."
 
 
 def _failed(origin: dict[str, Any]) -> int:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from poolscope import advice_failures as failures
-from poolscope import advice_waste as waste
 from poolscope import catalog
-from poolscope.evidence import ENOUGH_REQUESTS, Evidence, Finding
+from poolscope.advice import failures, waste
+from poolscope.advice.evidence import ENOUGH_REQUESTS, Evidence, Finding
 
 __all__ = ["ENOUGH_REQUESTS", "Finding", "findings", "is_judged", "seconds_lost"]
 

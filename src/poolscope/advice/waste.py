@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from poolscope import catalog, words
-from poolscope.evidence import (
+from poolscope import catalog
+from poolscope.advice import words
+from poolscope.advice.evidence import (
     ENOUGH_REQUESTS,
     FAILING_SHARE,
     HARDLY_IDLE,
     Evidence,
     Finding,
 )
-from poolscope.words import counted
+from poolscope.advice.words import counted
 
 _LONG_WAIT = 0.010  # seconds that 1 in 100 waits for a connection
 
@@ -47,19 +48,18 @@ def pool_too_small(seen: Evidence) -> Finding | None:
     keeps = f" (it keeps {size:,})" if size else ""
     at_once = ""
     if peak > max(size, 1):
-        at_once = f": up to {peak:,}" if seen.pool["pools_opened"] == 1 else f": about {peak:,}"
+        at_once = f"up to {peak:,}" if seen.pool["pools_opened"] == 1 else f"about {peak:,}"
     number_of = f"{max(peak, size + 1):,}" if at_once else "N"
     why = "" if at_once else ", N being the number of threads that use it"
-    scheme = seen.scheme if seen.scheme in ("http", "https") else "https"
     return Finding(
         "pool-too-small",
         "costly",
         "the application",
         f"{counted(number, 'connection')} were thrown away after use, because the pool "
         f"had no room to keep them{keeps}." + seen.price("replaced_pool_full"),
-        f"It uses more connections at once than the pool has room for{at_once}.",
+        f"At peak it uses {at_once or 'more'} connections at once, and the pool has room for less.",
         f"Make room for as many connections as there are threads, at least {number_of}{why}: "
-        f'`session.mount("{scheme}://", HTTPAdapter(pool_maxsize={number_of}))`; with urllib3 '
+        f'`session.mount("{seen.scheme}://", HTTPAdapter(pool_maxsize={number_of}))`; with urllib3 '
         f"`PoolManager(maxsize={number_of})`.",
         seen.cost("replaced_pool_full"),
     )
@@ -116,8 +116,9 @@ def idle_race(seen: Evidence) -> Finding | None:
     if idle is not None and idle <= HARDLY_IDLE:
         cause += " less than a second after the answer, without saying so in the answer."
     elif idle is not None:
-        after = words.estimate(idle, catalog.IDLE_BOUNDS)
-        cause += f"; half of these had been idle for less than {after} when that showed."
+        side = "more" if idle >= catalog.IDLE_BOUNDS[-1] else "less"
+        after = words.duration(idle)
+        cause += f"; half of these had been idle for {side} than {after} when that showed."
     else:
         cause += "."
     retry = ""
@@ -193,7 +194,7 @@ def pool_evictions(seen: Evidence) -> Finding | None:
         "host had been dropped to make room for another host's." + seen.price("replaced_evicted"),
         "One Session or PoolManager calls more hosts than it keeps connections for (10 unless "
         "set).",
-        'Let it keep as many hosts as it calls: `session.mount("https://", '
+        f'Let it keep as many hosts as it calls: `session.mount("{seen.scheme}://", '
         "HTTPAdapter(pool_connections=N))`; with urllib3 `PoolManager(num_pools=N)`.",
         seen.cost("replaced_evicted"),
     )

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from poolscope import catalog, words
+from poolscope import catalog
+from poolscope.advice import words
 
 Severity = Literal["failing", "costly"]
 Whose = Literal["the application", "the other side", "the application or the other side"]
@@ -54,6 +55,7 @@ class Evidence:
         self.pool: dict[str, Any] = origin["pool"]
         self.dropped: dict[str, dict[str, Any]] = origin["lifetime"]["idle_when_dropped"]
         self.create_mean: float = origin["latency"]["create"]["mean"] or 0.0
+        self.handshakes: int = origin["handshakes"]["completed"]
         self.scheme: str = origin["scheme"]
         self.waited: float = self.pool["waits"] * (self.pool["wait"]["mean"] or 0.0)
         self.attempts: int = self.answered + sum(self.failed.values()) + int(self.pool["timeouts"])
@@ -80,7 +82,8 @@ class Evidence:
             return ""
         each = words.duration(self.create_mean)
         total = words.duration(number * self.create_mean)
-        return f" Opening one takes {each} on average; for these that is {total} in all."
+        tls = ", TLS included," if self.handshakes else ""
+        return f" Opening one{tls} takes {each} on average; for these that is {total} in all."
 
     def idle_resets(self) -> int:
         """Return how many requests were cut off on a connection that had been idle."""
@@ -101,4 +104,5 @@ class Evidence:
         """
         places = ("first", "new_pool", "replaced_evicted", "growth")
         number = sum(self.opened.get(cause, 0) for cause in places)
-        return math.ceil(number / max(1, self.pool["pools_opened"]))
+        pools: int = self.pool["pools_opened"] or 1
+        return math.ceil(number / pools)

@@ -11,12 +11,13 @@ NOTHING = "-"
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _OTHER = "_other"  # the address that origins share beyond the bound
 _FEW = 9.95  # what is smaller is shown with one decimal
+_MANY = 10_000_000
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 
 
 def count(number: int) -> str:
-    """Spell a count: ``1,200``."""
-    return f"{number:,}"
+    """Spell a count for a narrow column: ``1,200``, from ten million on ``12.3 M``."""
+    return f"{number:,}" if number < _MANY else f"{number / 1e6:,.1f} M"
 
 
 def counted(number: int, noun: str) -> str:
@@ -122,4 +123,6 @@ def shorten(text: str, width: int) -> str:
 
 def _bound(seconds: float) -> str:
     """Spell a bucket's bound, which is exact, so 10 and not 10.0."""
+    if seconds > _MINUTE:
+        return duration(seconds)
     return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1000:g} ms"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from poolscope.evidence import TIMES, Evidence, Finding, Whose
-from poolscope.words import counted
+from poolscope.advice.evidence import TIMES, Evidence, Finding, Whose
+from poolscope.advice.words import counted
 
 _FORGOTTEN = 60.0  # seconds of idleness after which firewalls begin to forget a connection
 

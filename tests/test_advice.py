@@ -1,0 +1,233 @@
+"""Holds the advice: each finding has a history that gives it, and one like it that does not."""
+
+import pytest
+
+import scripted
+from poolscope import events as ev
+from poolscope.advice import findings, seconds_lost
+from scripted import API, answered, closed, failed, opened, summary
+
+LEVELS = ev.Levels(API, idle=2, max=2, pools=1)
+
+
+def found(*histories):
+    (origin,) = summary(*histories)["origins"]
+    return findings(origin)
+
+
+def dropped(reason, seconds, times):
+    return [ev.FoundDropped(API, reason, seconds)] * times
+
+
+def waits(seconds, times):
+    return [ev.Waited(API, scripted.histogram(seconds, times))]
+
+
+def no_connection(error, times):
+    return failed("connect", times) + [ev.Created(API, 0.5, error)] * times
+
+
+# For each finding a history that gives it, and one that comes close to it but gives nothing.
+CASES = {
+    "session-per-call": (
+        [scripted.session_per_call()],
+        # 20 threads with a Session each.
+        [answered(20, 980), opened("first"), opened("new_pool", 19)],
+    ),
+    "pool-too-small": (
+        [scripted.small_pool()],
+        # One burst in a long time.
+        [answered(50, 9950), opened("first"), opened("growth", 49), closed("pool_full", 40)],
+    ),
+    "pool-wait": (
+        [answered(2, 198), waits(0.0001, 100), waits(0.2, 100), [LEVELS]],
+        [answered(2, 198), waits(0.0001, 199), waits(0.2, 1), [LEVELS]],
+    ),
+    "unread-responses": (
+        [answered(50, 50), opened("first"), opened("replaced_unread", 49), closed("unread", 50)],
+        [answered(3, 97), opened("first"), opened("replaced_unread", 2), closed("unread", 3)],
+    ),
+    "pool-evictions": (
+        [answered(50, 50), opened("first"), opened("replaced_evicted", 49), closed("evicted", 50)],
+        # Dropped, and never wanted again.
+        [answered(50, 50), opened("first", 50), closed("evicted", 50)],
+    ),
+    "server-closes": (
+        [answered(20), opened("replaced_server_close", 20), closed("server_close", 20)],
+        # keepalive_requests 1000
+        [
+            answered(10, 9990),
+            opened("replaced_server_close", 10),
+            closed("server_close", 10, requests=1000),
+        ],
+    ),
+    "idle-race": (
+        [scripted.idle_race()],
+        [answered(5, 995), opened("replaced_stale", 4), closed("stale", 4)],
+    ),
+    "connect-failures": (
+        [answered(1, 99), opened("first"), no_connection("refused", 5)],
+        [answered(1, 999), opened("first"), no_connection("refused", 5)],
+    ),
+    "requests-time-out": (
+        [answered(10, 90), opened("replaced_timeout", 5), failed("timeout", 5)],
+        [answered(10, 990), opened("replaced_timeout", 5), failed("timeout", 5)],
+    ),
+    "requests-break": (
+        [answered(10, 90), failed("protocol", 2), failed("reset", 3)],
+        [answered(10, 990), failed("protocol", 2), failed("reset", 3)],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_finding_needs_its_evidence(kind):
+    enough, too_little = CASES[kind]
+    assert [finding.id for finding in found(*enough)] == [kind]
+    assert found(*too_little) == []
+
+
+def test_a_healthy_upstream_gives_none():
+    assert found(scripted.healthy()) == []
+
+
+def test_nine_requests_are_not_enough_to_judge_connections():
+    assert found(answered(9), opened("first"), opened("new_pool", 8)) == []
+
+
+def test_if_nothing_is_ever_answered_one_failure_is_enough():
+    (finding,) = found(no_connection("dns", 1))
+    assert finding.problem == (
+        "1 of 1 request failed without a connection: the host name could not be resolved."
+    )
+    assert finding.whose == "the application"
+
+
+def test_the_most_frequent_connect_error_is_named():
+    (finding,) = found(answered(10), no_connection("timeout", 1), no_connection("tls", 3))
+    assert finding.problem == (
+        "4 of 14 requests failed without a connection: mostly, TLS could not be agreed on."
+    )
+
+
+def test_a_new_session_at_a_server_that_closes_takes_both_changes():
+    history = [
+        answered(40),
+        opened("first"),
+        opened("new_pool", 39),
+        closed("server_close", 40),
+    ]
+    session, server = found(*history)
+    assert (session.id, server.id) == ("session-per-call", "server-closes")
+    assert session.cause.endswith(
+        "The other side closes connections as well, so it takes both changes."
+    )
+
+
+def test_failures_come_first_then_what_costs_most():
+    history = [
+        answered(100, 100),
+        opened("first"),
+        opened("replaced_server_close", 20),
+        opened("new_pool", 79),
+        closed("server_close", 20),
+        closed("collected", 79),
+        failed("timeout", 10),
+    ]
+    assert [(one.id, one.severity) for one in found(*history)] == [
+        ("requests-time-out", "failing"),
+        ("session-per-call", "costly"),
+        ("server-closes", "costly"),
+    ]
+
+
+def test_the_cost_is_the_openings_times_the_mean_time_to_open_and_the_waits():
+    (origin,) = summary(scripted.small_pool(), waits(0.5, 10))["origins"]
+    assert seconds_lost(origin) == pytest.approx(40 * 0.03 + 10 * 0.5)
+    assert {one.id: one.seconds for one in findings(origin)} == {
+        "pool-wait": pytest.approx(5.0),
+        "pool-too-small": pytest.approx(1.2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("levels", "pools", "growth", "change"),
+    [
+        ([LEVELS], 1, 15, "pool_maxsize=16"),
+        ([LEVELS], 4, 60, "pool_maxsize=16"),  # on average over the processes
+        ([LEVELS], 1, 0, "pool_maxsize=N"),  # no evidence of the peak
+        ([], 1, 15, "pool_maxsize=16"),
+    ],
+)
+def test_the_pool_size_that_is_advised_is_the_peak_in_use(levels, pools, growth, change):
+    history = [
+        answered(10, 90),
+        [ev.PoolOpened(API)] * pools,
+        opened("first", pools),
+        opened("growth", growth),
+        closed("pool_full", 10),
+        levels,
+    ]
+    (finding,) = found(*history)
+    assert change in finding.change
+
+
+def test_a_pool_that_times_out_fails_requests():
+    timeouts = [ev.WaitTimedOut(API)] * 57
+    (finding,) = found(answered(1, 2), opened("first"), waits(0.03, 60), timeouts)
+    assert finding.severity == "failing"
+    assert finding.problem == (
+        "57 requests failed: no connection became free in time. All waits together took 1.8 s."
+    )
+
+
+def test_waits_beyond_the_buckets_are_not_exaggerated():
+    (finding,) = found(answered(1, 99), opened("first"), waits(12.0, 100))
+    assert finding.problem == (
+        "1 in 100 requests waited more than 10 s for a free connection. All waits together took "
+        "20 min."
+    )
+
+
+@pytest.mark.parametrize(
+    ("idle", "cause"),
+    [
+        (0.4, "connections less than a second after the answer, without saying so in the answer."),
+        (7.0, "connections; half of these had been idle for less than 7.5 s when that showed."),
+        (9999.0, "connections; half of these had been idle for more than 30 min when that showed."),
+    ],
+)
+def test_how_long_idle_connections_live_is_told_as_far_as_it_is_known(idle, cause):
+    history = [answered(50, 50), opened("replaced_stale", 49), closed("stale", 50)]
+    (finding,) = found(*history, dropped("stale", idle, 50))
+    assert finding.cause.endswith(cause)
+
+
+def test_a_reset_right_after_use_is_no_matter_of_idle_time():
+    history = [answered(10, 90), failed("reset", 5, reused=True), closed("reset", 5)]
+    (idle,) = found(*history, dropped("reset", 40.0, 5))
+    assert (idle.id, idle.severity) == ("idle-race", "failing")
+    (busy,) = found(*history, dropped("reset", 0.02, 5))
+    assert (busy.id, busy.problem) == (
+        "requests-break",
+        "Of 105 requests some failed half-way: 5 cut off before the answer.",
+    )
+
+
+def test_bodies_that_time_out_are_told_from_answers_that_do():
+    history = [answered(10, 90), failed("timeout", 4), closed("timeout", 10)]
+    (finding,) = found(*history, no_connection("timeout", 1))
+    assert finding.problem == (
+        "4 of 105 requests timed out without an answer, and 5 responses before the body's end. A "
+        "connection is closed with each."
+    )
+    (finding,) = found(answered(10, 90), closed("timeout", 6))
+    assert finding.problem.startswith("6 responses timed out before the body's end.")
+
+
+def test_time_outs_after_a_long_silence_hint_at_a_firewall():
+    history = [answered(10, 90), failed("timeout", 4), closed("timeout", 4)]
+    (finding,) = found(*history, dropped("timeout", 400.0, 4))
+    assert "a firewall that forgot it" in finding.cause
+    (finding,) = found(*history, dropped("timeout", 4.0, 4))
+    assert "firewall" not in finding.cause
