@@ -98,13 +98,14 @@ def test_importing_poolscope_imports_no_client_and_no_vendor():
     assert foreign.isdisjoint(loaded)
 
 
-def test_attaching_imports_neither_ssl_nor_prometheus_client():
-    """Gevent wants to patch ssl before anybody has imported it; run has no use for Prometheus."""
+def test_attaching_imports_no_client_and_no_vendor_but_wrapt():
+    """Run attaches in every Python process of the command, before its first line."""
     script = "import poolscope, sys; poolscope.instrument(()); print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert {"ssl", "http.client", "prometheus_client", "urllib3"}.isdisjoint(loaded)
+    assert "wrapt" in loaded
+    assert {"http.client", "prometheus_client", "urllib3", "opentelemetry"}.isdisjoint(loaded)
 
 
 def test_the_public_surface_is_three_verbs():

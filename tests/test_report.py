@@ -140,6 +140,15 @@ ONE_LINE = {
         scripted.answered(20),
         scripted.opened("first", 20),
     ),
+}
+
+
+@pytest.mark.parametrize("line", ONE_LINE)
+def test_without_findings_there_is_one_line(line):
+    assert text_of(*ONE_LINE[line]) == f"poolscope: {line.rstrip()}\n"
+
+
+TOO_FEW = {
     "3 requests to 1 upstream over 3 connections: too few to judge (under 10).": (
         scripted.answered(3),
         scripted.opened("first"),
@@ -153,9 +162,11 @@ ONE_LINE = {
 }
 
 
-@pytest.mark.parametrize("line", ONE_LINE)
-def test_without_findings_there_is_one_line(line):
-    assert text_of(*ONE_LINE[line]) == f"poolscope: {line.rstrip()}\n"
+@pytest.mark.parametrize("line", TOO_FEW)
+def test_what_is_too_little_to_judge_is_shown_in_numbers(line):
+    first, blank, _name, numbers, *_ = text_of(*TOO_FEW[line]).splitlines()
+    assert (first, blank) == (f"poolscope: {line}", "")
+    assert numbers.startswith("  requests answered")
 
 
 def test_faults_of_poolscope_itself_are_told():

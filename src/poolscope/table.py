@@ -83,12 +83,14 @@ def _lines(upstreams: list[Upstream], paint: _Paint, width: int) -> Iterator[str
         return
     origins = [one.origin for one in upstreams]
     unwell = sum(1 for one in upstreams if one.findings)
-    if not unwell:
+    if unwell:
+        verdict = "1 upstream needs" if unwell == 1 else f"{unwell:,} upstreams need"
+        order = ", worst first" if len(upstreams) > 1 else ""
+        yield from _wrapped(f"{_totals(origins)}; {verdict} attention{order}.", width)
+    else:
         yield from _wrapped(_all_well(origins), width)
-        return
-    verdict = "1 upstream needs" if unwell == 1 else f"{unwell:,} upstreams need"
-    order = ", worst first" if len(upstreams) > 1 else ""
-    yield from _wrapped(f"{_totals(origins)}; {verdict} attention{order}.", width)
+        if any(map(is_judged, origins)):
+            return
     said: dict[str, str] = {}
     for one in upstreams[:SHOWN]:
         yield ""

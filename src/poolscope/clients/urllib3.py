@@ -1,30 +1,26 @@
-"""urllib3: which of its functions are hooked, and what each hook writes down.
+"""urllib3: which of its functions are hooked, and what is written down of pools and requests.
 
-The hooks see sockets, not connection objects: urllib3 opens one object again and again. They
-fit 1.26 and every 2.x. Nothing here may lock, log or call foreign code (see ``records``).
+The hooks fit 1.26 and every 2.x. Nothing here may lock, log or call foreign code (see
+``records``).
 """
 
 from __future__ import annotations
 
-import sys
-from contextvars import ContextVar, Token
+from contextvars import Token
 from typing import Any, NamedTuple
 
-from poolscope.clients.urllib3_causes import connect_failure, failure, why_closed
-from poolscope.clients.urllib3_records import KEY, Records, origin, still_open
-from poolscope.events import Origin
+from poolscope.clients.urllib3_causes import failure
+from poolscope.clients.urllib3_records import KEY, still_open
+from poolscope.clients.urllib3_sockets import Sockets, current
 from poolscope.patching import Hook
 from poolscope.pulse import Pulse
-from poolscope.records import Carrier, Pool, Ref, Tally
+from poolscope.records import Carrier, Pool, Tally
 from poolscope.scope import Scope
 
 __all__ = ["Client", "refuse", "still_open"]
 
 # urllib3.future's versions are those of urllib3 with a last part from here on.
 _FUTURE = 900
-
-# For whom the code runs that gets no connection as an argument.
-_current: ContextVar[Carrier | None] = ContextVar("poolscope_current", default=None)
 
 
 class _Wait(NamedTuple):
@@ -33,20 +29,7 @@ class _Wait(NamedTuple):
     began: float
 
 
-class _Handshake(NamedTuple):
-    carrier: Carrier
-    origin: Origin
-    began: float
-
-
-class _Connect(NamedTuple):
-    carrier: Carrier | None
-    conn: Any
-    token: Token[Carrier | None]
-    began: float
-
-
-class Client(Records):
+class Client(Sockets):
     """The hooks of urllib3, writing to a scope's ledger."""
 
     def __init__(self, scope: Scope, pulse: Pulse) -> None:
@@ -109,18 +92,6 @@ class Client(Records):
         if not carrier.dirty:
             carrier.touch()
 
-    def _take(self, carrier: Carrier, now: float) -> None:
-        """Begin a request's clock: its connection is in hand."""
-        carrier.taken_at = now
-        carrier.failed = ""
-        connection = carrier.connection
-        if connection is not None and not connection.reason:
-            connection.busy = (connection.busy[0], now)
-        if not carrier.dirty:
-            carrier.touch()
-        if not self.pulse.beating:
-            self.pulse.wake()
-
     # ---- requests
 
     def request(
@@ -134,12 +105,12 @@ class Client(Records):
             return None
         carrier.requesting = True
         if not carrier.taken_at:  # a tunnel has connected before, and began with that
-            self._take(carrier, self.clock())
-        return carrier, _current.set(carrier)
+            self.take(carrier, self.clock())
+        return carrier, current.set(carrier)
 
     def headers(self, *_args: Any, **_kwargs: Any) -> None:
         """Before the headers are checked: the response has come, its body has not."""
-        carrier = _current.get()
+        carrier = current.get()
         if carrier is not None and carrier.taken_at and carrier.requesting:
             self._answered(carrier)
 
@@ -167,7 +138,7 @@ class Client(Records):
     ) -> None:
         """After ``_make_request``, which on 2.x may have read the body too."""
         carrier, token = call
-        _current.reset(token)
+        current.reset(token)
         carrier.requesting = False
         if error is None:
             if carrier.taken_at:  # HTTP/2 checks no headers
@@ -191,123 +162,6 @@ class Client(Records):
             log.append(("dropped", carrier.pool, kind, began - connection.idle_since))
         log.append(("failed", carrier.pool, connection.is_reused, kind))
 
-    # ---- connections
-
-    def create(self, host_pool: Any) -> Any:
-        """Before a pool makes a connection object."""
-        return host_pool
-
-    def created(self, host_pool: Any, conn: Any, error: BaseException | None) -> None:
-        """After a pool made a connection object: bound to its pool before it connects."""
-        if error is None and self.carrier(conn) is None:
-            self.bind(self.pool(host_pool), conn)
-
-    def connect(self, conn: Any) -> _Connect | None:
-        """Before ``connect``. A connection without a pool is nobody's: it hides who is around."""
-        now = self.clock()
-        carrier = self.carrier(conn)
-        if carrier is not None:
-            if carrier.connecting is not None:
-                return None
-            carrier.connecting = conn
-            if not carrier.taken_at:  # a tunnel connects before its request is made
-                self._take(carrier, now)
-        return _Connect(carrier, conn, _current.set(carrier), now)
-
-    def connected(self, call: _Connect, _result: Any, error: BaseException | None) -> None:
-        """After ``connect``: name, TCP, tunnel and TLS are done, or one of them failed."""
-        _current.reset(call.token)
-        carrier, conn = call.carrier, call.conn
-        if carrier is None:
-            return
-        carrier.connecting = None
-        now = self.clock()
-        log = carrier.ledger.log
-        connection = carrier.connection
-        is_open = connection is not None and connection.opened_at >= call.began
-        if error is None:
-            if connection is not None and is_open:
-                connection.watch(conn.sock)
-            log.append(("created", carrier.pool, now - call.began, ""))
-            return
-        tunnelling = is_open and bool(_tunnel_host(conn))
-        kind = carrier.failed or connect_failure(error, tunnelling=tunnelling)
-        carrier.failed = "timeout" if kind == "timeout" else "error"
-        log.append(("created", carrier.pool, now - call.began, kind))
-        if carrier.taken_at:
-            carrier.taken_at = 0.0
-            log.append(("failed", carrier.pool, False, "connect"))
-
-    def tcp(self, conn: Any) -> Carrier | None:
-        """Before the TCP connection is made."""
-        return self.carrier(conn)
-
-    def tcp_opened(self, carrier: Carrier, _sock: Any, error: BaseException | None) -> None:
-        """After the TCP connection was made: a server would have counted an accept."""
-        if error is None:
-            self.open(carrier, self.clock())
-
-    def handshake(
-        self, _sock: Any, _context: Any, tls_in_tls: Any, *_args: Any, **_kwargs: Any
-    ) -> _Handshake | None:
-        """Before a TLS handshake."""
-        carrier = _current.get()
-        if carrier is None or carrier.connecting is None:
-            return None
-        to = carrier.pool.origin
-        proxy: Any = getattr(carrier.connecting, "proxy", None)
-        is_tunnel = proxy is not None and bool(_tunnel_host(carrier.connecting))
-        if is_tunnel and proxy.scheme == "https" and not tls_in_tls:
-            to = origin(proxy.host, proxy.port, proxy.scheme)
-        return _Handshake(carrier, to, self.clock())
-
-    def handshaken(self, state: _Handshake, sock: Any, error: BaseException | None) -> None:
-        """After a TLS handshake."""
-        carrier, to, began = state
-        seconds = self.clock() - began
-        version = resumed = failed = ""
-        if error is None:
-            version = str(sock.version() or "").removeprefix("TLSv")
-            reused = getattr(getattr(sock, "sslobj", sock), "session_reused", None)
-            resumed = "" if reused is None else str(bool(reused)).lower()
-        else:
-            kind = connect_failure(error, tunnelling=False)
-            failed = carrier.failed = "timeout" if kind == "timeout" else "tls"
-        row = ("handshake", to, seconds, version, resumed, failed)
-        carrier.ledger.log.append(row)
-
-    def close(self, conn: Any) -> None:
-        """Before ``close``, which urllib3 also calls on what is closed already."""
-        if getattr(conn, "sock", None) is None:
-            return
-        carrier = self.carrier(conn)
-        if carrier is None:
-            return
-        connection = carrier.connection
-        if connection is None or connection.reason:
-            connection = self.find(carrier, self.clock())
-            if connection is None:
-                return
-        pool, now = carrier.pool, self.clock()
-        reason, response = why_closed(
-            sys._getframe(1),  # noqa: SLF001 - where close() is called says why
-            carrier.failed,
-            evicted=pool.evicted,
-            pool_closed=pool.closed,
-        )
-        body = getattr(response, "fp", None)
-        if reason == "server_close" and body is not None:
-            # http.client closes before the body is read: the response owns the socket now.
-            connection.reason = reason
-            connection.ends_with = Ref(body, self.body_gone)
-            connection.ends_with.record = connection
-            return
-        if reason == "stale":
-            idle = now - connection.idle_since
-            carrier.ledger.log.append(("dropped", pool, reason, idle))
-        connection.end(now, reason)
-        carrier.ledger.log.append(("closed", connection))
-
     # ---- pools
 
     def close_pool(self, host_pool: Any) -> None:
@@ -326,11 +180,6 @@ class Client(Records):
         if isinstance(pool, Pool) and not pool.evicted:
             pool.evicted = True
             pool.ledger.log.append(("evicted", pool))
-
-
-def _tunnel_host(conn: Any) -> str | None:
-    host: str | None = getattr(conn, "_tunnel_host", None)
-    return host
 
 
 def refuse() -> str:
