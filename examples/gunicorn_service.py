@@ -19,6 +19,8 @@ from pathlib import Path
 from load import drive
 from upstream import Upstream, arguments
 
+HERE = Path(__file__).parent.resolve()
+
 
 def start_gunicorn(
     upstream: Upstream, listener: socket.socket, workers: int
@@ -28,9 +30,9 @@ def start_gunicorn(
     env = os.environ | {"UPSTREAM_URL": upstream.url, "UPSTREAM_CA": upstream.ca}
     fd = listener.fileno()
     command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{fd}", "--workers", str(workers)]
-    command += ["--log-level", "warning", "gunicorn_app:app"]
+    command += ["--config", str(HERE / "gunicorn_settings.py"), "--pythonpath", str(HERE)]
     return subprocess.Popen(  # noqa: S603 - our own app and our own numbers
-        command, cwd=Path(__file__).parent, env=env, pass_fds=[fd]
+        [*command, "gunicorn_app:app"], env=env, pass_fds=[fd]
     )
 
 

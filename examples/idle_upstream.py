@@ -3,9 +3,9 @@
     poolscope run -- python examples/idle_upstream.py
     poolscope run -- python examples/idle_upstream.py --idle-ms 5000
 
-The service does it right, with one Session, but it calls every 600 ms and the upstream closes
-connections that are idle for 300 ms. So keep-alive never works, and only one of the two sides
-can change that. With --idle-ms 5000 the upstream is more patient.
+The service does it right, with one Session, but it calls every 400 ms and the upstream closes
+connections that are idle for 200 ms. So keep-alive never works, and it is the upstream that
+decides on it. With --idle-ms 5000 the upstream is more patient.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SESSION = requests.Session()
 def main() -> None:
     """Ask the upstream now and then, and print what was done in one line."""
     parser = arguments(__doc__)
-    parser.add_argument("--requests", type=int, default=7, help="how many (%(default)d)")
+    parser.add_argument("--requests", type=int, default=11, help="how many (%(default)d)")
     parser.add_argument(
-        "--pause-ms", type=float, default=600, metavar="MS", help="between them (%(default)g)"
+        "--pause-ms", type=float, default=400, metavar="MS", help="between them (%(default)g)"
     )
     parser.add_argument(
         "--idle-ms",
         type=float,
-        default=300,
+        default=200,
         metavar="MS",
         help="when the upstream hangs up on an idle connection (%(default)g)",
     )

@@ -27,6 +27,8 @@ class SlowLink:
         self._port = port
         self._rtt = rtt
         self._accepted = accepted
+        # Event loops hold tasks weakly; without this, one could be collected while it waits.
+        self._carrying: set[asyncio.Task[None] | None] = set()
 
     async def listen(self, port: int) -> int:
         """Accept on a port of the loopback interface, 0 for a free one; return which."""
@@ -37,14 +39,21 @@ class SlowLink:
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection until both of its ends have hung up."""
         self._accepted()
+        task = asyncio.current_task()
+        self._carrying.add(task)
         open_from = asyncio.get_running_loop().time() + self._rtt
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        await asyncio.gather(
-            self._carry(reader, far_writer, open_from),
-            self._carry(far_reader, writer, open_from),
-        )
-        writer.close()
-        far_writer.close()
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+            await asyncio.gather(
+                self._carry(reader, far_writer, open_from),
+                self._carry(far_reader, writer, open_from),
+            )
+            far_writer.close()
+        except asyncio.CancelledError:
+            pass  # the server ends
+        finally:
+            writer.close()
+            self._carrying.discard(task)
 
     async def _carry(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, open_from: float

@@ -25,6 +25,8 @@ try:
 except ImportError:
     sys.exit("This example needs requests: pip install 'poolscope[examples]'")
 
+SESSION = requests.Session()
+
 
 def main() -> None:
     """Make the pages, then print what was done in one line."""
@@ -42,12 +44,11 @@ def main() -> None:
 
     # urllib3 warns of every connection it throws away, into a log that few services show.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-    session = requests.Session()
-    session.mount("https://", HTTPAdapter(pool_maxsize=args.pool, pool_block=args.block))
+    SESSION.mount("https://", HTTPAdapter(pool_maxsize=args.pool, pool_block=args.block))
     with Upstream(args.rtt_ms) as upstream, ThreadPoolExecutor(args.threads) as threads:
 
         def ask(part: int) -> None:
-            session.get(f"{upstream.url}/parts/{part}", verify=upstream.ca).raise_for_status()
+            SESSION.get(f"{upstream.url}/parts/{part}", verify=upstream.ca).raise_for_status()
 
         began = perf_counter()
         for _page in range(args.pages):

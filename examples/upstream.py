@@ -88,8 +88,8 @@ class Upstream:
 
     def in_words(self) -> str:
         """Return the counts as the end of a sentence."""
-        counted = ", ".join(f"{number} {name}" for name, number in self.counts().items())
-        return f"the upstream itself counted {counted}."
+        counted = ", ".join(f"{name} {number}" for name, number in self.counts().items())
+        return f"the upstream itself counted: {counted}."
 
     def _ask(self, question: str = "") -> str:
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -153,6 +153,8 @@ class Server:
             pass  # the client hung up
         except asyncio.TimeoutError:
             pass  # it was idle for too long, so we hang up
+        except asyncio.CancelledError:
+            pass  # the server ends
         finally:
             writer.close()
 
@@ -168,6 +170,14 @@ class Server:
             b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         )
         await writer.drain()
+
+
+async def hang_up() -> None:
+    """End what is under way: an interpreter that exits under a busy event loop complains."""
+    under_way = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in under_way:
+        task.cancel()
+    await asyncio.gather(*under_way, return_exceptions=True)
 
 
 def new_certificate(ca_file: Path) -> ssl.SSLContext:
@@ -205,7 +215,8 @@ def main() -> None:
         tls = None if args.plain else new_certificate(ca_file)
         server = Server(think=args.think_ms / 1000, idle=args.idle_ms / 1000, tls=tls)
         loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, daemon=True).start()
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
         listening = asyncio.run_coroutine_threadsafe(
             server.listen(args.rtt_ms / 1000, args.port), loop
         )
@@ -217,6 +228,10 @@ def main() -> None:
                 print(json.dumps(asdict(server.counts)), flush=True)
         except KeyboardInterrupt:
             pass  # the usual way to end it in a terminal
+        asyncio.run_coroutine_threadsafe(hang_up(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 if __name__ == "__main__":
