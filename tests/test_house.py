@@ -185,10 +185,22 @@ def test_the_causes_and_reasons_are_the_contracts():
     assert {name.removeprefix("replaced_") for name in named} <= set(catalog.REASONS)
 
 
-def test_the_readme_has_every_metric():
+def test_the_readmes_table_is_the_catalogue():
     readme = (ROOT / "README.md").read_text()
-    rows = dict(re.findall(r"^\| `([^`]+)` \|.*\| `([^`]+)` \|$", readme, re.MULTILINE))
-    assert rows == {metric.name: metric.prometheus_name for metric in catalog.CATALOG}
+    rows = re.findall(r"^\| `[^`]+` \| .* \| `[^`]+` \|$", readme, re.MULTILINE)
+    kinds = {"updowncounter": "up-down counter"}
+    assert rows == [
+        f"| `{metric.name}` | {kinds.get(metric.kind, metric.kind)} {metric.unit} | "
+        f"{', '.join(f'`{catalog.prometheus_label(name)}`' for name in metric.attributes)} | "
+        f"{metric.help} | `{metric.prometheus_name}` |"
+        for metric in catalog.CATALOG
+    ]
+
+
+def test_the_readme_names_every_cause_and_reason():
+    readme = (ROOT / "README.md").read_text()
+    causes = (*catalog.AVOIDABLE_CAUSES, *catalog.OTHER_SIDE_CAUSES, *catalog.NEEDED_CAUSES)
+    assert [name for name in (*causes, *catalog.REASONS) if f"`{name}`" not in readme] == []
 
 
 @pytest.mark.parametrize(
