@@ -28,7 +28,9 @@ def test_a_missing_hook_point_is_degraded(tmp_path):
     environ = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     result = poolscope("check", env=environ)
     assert result.returncode == 1
-    assert "  degraded  urllib3.util.ssl_._ssl_wrap_socket_impl: not in this version" in result.stdout
+    assert (
+        "  degraded  urllib3.util.ssl_._ssl_wrap_socket_impl: not in this version" in result.stdout
+    )
 
 
 def test_disabled_is_said():
