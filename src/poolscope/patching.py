@@ -214,12 +214,19 @@ class Patcher:
         *class_name, attribute = hook.path.split(".")
         owner = getattr(module, class_name[0], None) if class_name else module
         if not hasattr(owner, attribute):
-            self.missing.append(hook)
+            self._miss(hook)
             return []
         also = (getattr(module, name, None) for name in hook.also)
         return [(owner, attribute)] + [
             (other, attribute) for other in also if other is not None and attribute in vars(other)
         ]
+
+    def _miss(self, hook: Hook) -> None:
+        before = self.degraded
+        self.missing.append(hook)
+        for name in self.degraded:
+            if name not in before:
+                log.warning("poolscope: %s is not there in this version: less telemetry.", name)
 
     def _patch(self, hook: Hook, owner: Any, attribute: str) -> Patch:
         for patch in self.patches:
@@ -232,8 +239,8 @@ class Patcher:
     @property
     def degraded(self) -> list[str]:
         """Name the hook points that this version of the client lacks."""
-        groups = {patch.hook.group for patch in self.patches}
-        return [hook.name for hook in self.missing if not hook.group or hook.group not in groups]
+        possible = {hook.group for hook in self.hooks if hook not in self.missing}
+        return [hook.name for hook in self.missing if not hook.group or hook.group not in possible]
 
     @property
     def waiting(self) -> list[str]:
