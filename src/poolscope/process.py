@@ -45,11 +45,7 @@ class Process:
 
     def attach(self, observers: Iterable[Observer]) -> None:
         """Put the hooks in, and tell the observers that are not told yet."""
-        if not self.attached:
-            self.scope.introduce(self.readings)
-        for observer in observers:
-            if observer not in self.scope.observers:
-                self.scope.introduce(observer)
+        self.scope.introduce((self.readings, *observers))
         if self.attached:
             return
         self.attached = True

@@ -88,13 +88,18 @@ class Scope:
                     self.ledger.log.append(("closed", connection))
             self.drain()
 
-    def introduce(self, observer: Observer) -> None:
-        """Tell an observer that comes late which origins there are, and tell it all from now on."""
+    def introduce(self, observers: Iterable[Observer]) -> None:
+        """Tell observers that come late which origins there are, and everything from now on.
+
+        All at once: what has been written while nobody listened is told to all of them.
+        """
         with self._lock:
             self.drain()
             seen: list[ev.AnyEvent] = [ev.OriginSeen(state.origin) for state in self._origins]
-            observer.tell(seen)
-            self.observers.append(observer)
+            new = [observer for observer in observers if observer not in self.observers]
+            for observer in new:
+                observer.tell(seen)
+            self.observers += new
 
     def dismiss(self) -> None:
         """Drain, tell the observers that nothing is known to be open any more, and forget them.

@@ -13,6 +13,7 @@ from poolscope import config
 
 DEFAULT_PORT = 9464  # the OpenTelemetry convention's port of a Prometheus exporter
 _LAST_PORT = 65535
+_BROKEN_PIPE = 141  # as the shell says of a program that SIGPIPE ended
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except config.ConfigError as error:
         print(f"poolscope: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader of a report has seen enough; nor may the interpreter's last flush fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
 
 
 def _parser() -> argparse.ArgumentParser:
