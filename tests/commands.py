@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 from peers import PATIENCE
 
@@ -19,8 +20,8 @@ CLI = [sys.executable, "-m", "poolscope"]
 
 def poolscope(*args, **options):
     """Run the command line to its end."""
-    options = {"capture_output": True, "text": True, "timeout": 45, "check": False} | options
-    return subprocess.run([*CLI, *map(str, args)], **options)
+    options = {"capture_output": True, "text": True, "timeout": 45} | options
+    return subprocess.run([*CLI, *map(str, args)], check=False, **options)
 
 
 def run(*command, options=(), **popen):
@@ -120,8 +121,7 @@ class Running:
 
 def state_of(pid):
     """Return the kernel's letter for a process's state (Linux)."""
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0]
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def wait_for_state(pid, *letters):

@@ -7,6 +7,7 @@ import socket
 import sys
 
 import pytest
+
 from commands import poolscope
 
 

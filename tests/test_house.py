@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import poolscope
 from poolscope import catalog
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +75,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 def test_imports_follow_the_arrows(path):
     part = part_of(path)
     names = imports_of(path)
-    ours = {(name.split(".") + ["__init__"])[1] for name in names if name.startswith("poolscope")}
+    ours = {[*name.split("."), "__init__"][1] for name in names if name.startswith("poolscope")}
     if part not in FREE:
         assert ours - {part} <= ARROWS[part]
     for vendor, knowing in VENDORS.items():
@@ -109,8 +111,6 @@ def test_attaching_imports_no_client_and_no_vendor_but_wrapt():
 
 
 def test_the_public_surface_is_three_verbs():
-    import poolscope
-
     assert set(poolscope.__all__) == {
         "instrument", "uninstrument", "snapshot", "ConfigError", "__version__",
     }  # fmt: skip

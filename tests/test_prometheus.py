@@ -8,15 +8,16 @@ import subprocess
 import sys
 import textwrap
 
-import poolscope
 import prometheus_client
 import pytest
 import urllib3
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+import poolscope
 from peers import HOST, keep_alive
 from poolscope import catalog, events
 from poolscope.backends import prometheus
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
 ORIGIN = events.Origin("api.example", "443", "https", "urllib3")
 

@@ -10,6 +10,7 @@ import textwrap
 import venv
 
 import pytest
+
 from commands import (
     CLI,
     Running,
@@ -214,7 +215,7 @@ def test_signals_are_passed_on_once_and_the_exit_status_back(script):
         assert running.end()[0] == 4
 
 
-def test_run_dies_of_the_signal_that_the_command_died_of(script):
+def test_run_dies_of_the_signal_that_the_command_died_of():
     with Running(PYTHON, "-c", "import sys; print(flush=True); sys.stdin.read()") as running:
         running.line()
         running.send(signal.SIGTERM)
@@ -292,7 +293,8 @@ def test_the_commands_own_prometheus_metrics_are_not_touched(serve, script, tmp_
         print(sorted(os.listdir(os.environ["PROMETHEUS_MULTIPROC_DIR"])) != [])
         print("poolscope" in prometheus_client.generate_latest().decode())
         directory = os.environ["PROMETHEUS_MULTIPROC_DIR"]
-        data = b"".join(open(os.path.join(directory, n), "rb").read() for n in os.listdir(directory))
+        files = [os.path.join(directory, name) for name in os.listdir(directory)]
+        data = b"".join(open(file, "rb").read() for file in files)
         print(b"own" in data, b"poolscope" in data)
         """
     )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from commands import report_of, run
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -68,11 +68,11 @@ class Patch:
 
     def apply(self) -> None:
         """Put the wrapper in place, or wake it if it is still there under somebody else's."""
-        if self.wrapper is None:
-            self.original = vars(self.owner).get(self.attribute, _MISSING)
-            wrapped = (
-                getattr(self.owner, self.attribute) if self.original is _MISSING else self.original
-            )
+        now = vars(self.owner).get(self.attribute, _MISSING)
+        # Somebody may have put the original back over ours, as mock.patch does.
+        if self.wrapper is None or now is self.original:
+            self.original = now
+            wrapped = getattr(self.owner, self.attribute) if now is _MISSING else now
             self.wrapper = self._wrap(wrapped)
             setattr(self.owner, self.attribute, self.wrapper)
         self.active = True

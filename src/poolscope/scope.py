@@ -96,7 +96,7 @@ class Scope:
         with self._lock:
             self.drain()
             seen: list[ev.AnyEvent] = [ev.OriginSeen(state.origin) for state in self._origins]
-            new = [observer for observer in observers if observer not in self.observers]
+            new = [one for one in dict.fromkeys(observers) if one not in self.observers]
             for observer in new:
                 observer.tell(seen)
             self.observers += new

@@ -136,11 +136,21 @@ def connect_failure(error: BaseException, *, tunnelling: bool) -> str:
     names = {type(cause).__name__ for cause in chain}
     if "ConnectTimeoutError" in names and "NewConnectionError" not in names:
         return "timeout"
-    if "CertificateError" in names:
+    if names & {"CertificateError", "SSLError"}:
         return "tls"
-    if tunnelling or any(type(cause).__module__ == "socks" for cause in chain):
+    if tunnelling or any(map(_is_socks, chain)):
         return "proxy"
     return "other"
+
+
+def reached_proxy(error: BaseException) -> bool:
+    """Tell whether TCP to a SOCKS proxy stood, and it was the proxy that said no."""
+    names = {type(cause).__name__ for cause in _unwrapped(error) if _is_socks(cause)}
+    return bool(names) and "ProxyConnectionError" not in names
+
+
+def _is_socks(error: BaseException) -> bool:
+    return type(error).__module__ == "socks"
 
 
 def _unwrapped(error: BaseException | None) -> list[BaseException]:

@@ -10,7 +10,7 @@ import sys
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
-from poolscope.clients.urllib3_causes import connect_failure, why_closed
+from poolscope.clients.urllib3_causes import connect_failure, reached_proxy, why_closed
 from poolscope.clients.urllib3_records import Records, origin
 from poolscope.events import Origin
 from poolscope.records import Carrier, Ref
@@ -30,6 +30,7 @@ class _Connect(NamedTuple):
     conn: Any
     token: Token[Carrier | None]
     began: float
+    tunnels: bool  # before: closing a connection makes urllib3 2.x forget it
 
 
 class Sockets(Records):
@@ -66,7 +67,7 @@ class Sockets(Records):
             carrier.connecting = conn
             if not carrier.taken_at:  # a tunnel connects before its request is made
                 self.take(carrier, now)
-        return _Connect(carrier, conn, current.set(carrier), now)
+        return _Connect(carrier, conn, current.set(carrier), now, bool(_tunnel_host(conn)))
 
     def connected(self, call: _Connect, _result: Any, error: BaseException | None) -> None:
         """After ``connect``: name, TCP, tunnel and TLS are done, or one of them failed."""
@@ -84,7 +85,7 @@ class Sockets(Records):
                 connection.watch(conn.sock)
             log.append(("created", carrier.pool, now - call.began, ""))
             return
-        tunnelling = is_open and bool(_tunnel_host(conn))
+        tunnelling = is_open and call.tunnels
         kind = carrier.failed or connect_failure(error, tunnelling=tunnelling)
         carrier.failed = "timeout" if kind == "timeout" else "error"
         log.append(("created", carrier.pool, now - call.began, kind))
@@ -98,8 +99,13 @@ class Sockets(Records):
 
     def tcp_opened(self, carrier: Carrier, _sock: Any, error: BaseException | None) -> None:
         """After the TCP connection was made: a server would have counted an accept."""
+        now = self.clock()
         if error is None:
-            self.open(carrier, self.clock())
+            self.open(carrier, now)
+        elif reached_proxy(error):
+            connection = self.open(carrier, now)
+            connection.end(now, "error")
+            carrier.ledger.log.append(("closed", connection))
 
     def handshake(
         self, _sock: Any, _context: Any, tls_in_tls: Any, *_args: Any, **_kwargs: Any
