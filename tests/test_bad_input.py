@@ -53,13 +53,47 @@ def test_an_environment_value_that_means_nothing(name, value, said, verb):
 
 def test_a_command_that_does_not_exist():
     said = one_sentence(poolscope("run", "--", "no-such-command"), 127)
-    assert "there is no command no-such-command" in said
+    assert "there is no command 'no-such-command'" in said
 
 
 def test_a_command_that_can_not_be_executed(tmp_path):
     file = tmp_path / "file"
     file.touch()
     assert "can't be executed" in one_sentence(poolscope("run", "--", file), 126)
+
+
+def test_a_script_whose_interpreter_is_not_there(tmp_path):
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    result = poolscope("run", "--port", 0, "--no-report", "--", script)
+    assert result.returncode == 127
+    assert "can't be executed" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_host_that_is_empty_does_not_open_the_metrics_to_everybody():
+    said = one_sentence(poolscope("run", "--host", "", "--", "true"), 2)
+    assert "--host is empty" in said
+
+
+def test_disabled_beats_a_bad_setting():
+    environ = os.environ | {"POOLSCOPE_DISABLED": "1", "POOLSCOPE_MAX_ORIGINS": "many"}
+    assert poolscope("run", "--", "true", env=environ).returncode == 0
+
+
+def test_without_a_temporary_directory_the_command_runs_unattached(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import errno, tempfile\n"
+        "def mkdtemp(*args, **kwargs):\n"
+        "    raise OSError(errno.EROFS, 'Read-only file system', '/tmp')\n"
+        "tempfile.mkdtemp = mkdtemp\n"
+    )
+    environ = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    result = poolscope("run", "--", "sh", "-c", "echo on; exit 3", env=environ)
+    assert (result.returncode, result.stdout) == (3, "on\n")
+    said = "poolscope: the command runs unattached: Read-only file system (/tmp).\n"
+    assert result.stderr == said
 
 
 def test_an_occupied_port_costs_the_metrics_and_not_the_command():

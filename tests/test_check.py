@@ -15,7 +15,7 @@ def test_it_names_versions_and_hooks():
     assert f"urllib3 {metadata.version('urllib3')}:" in lines
     assert f"prometheus_client {metadata.version('prometheus_client')}" in lines
     hooked = [line.split()[1] for line in lines if line.startswith("  hooked")]
-    assert "urllib3.connectionpool.HTTPConnectionPool._make_request" in hooked
+    assert "urllib3.connectionpool.HTTPConnectionPool._validate_conn" in hooked
     assert "urllib3.util.ssl_._ssl_wrap_socket_impl" in hooked
     assert len(hooked) == 13
     assert "degraded" not in result.stdout

@@ -236,6 +236,46 @@ def test_stop_and_continue_are_the_commands_own(script):
         wait_for_state(child, "S", "R")
 
 
+@pytest.mark.parametrize(
+    "redirection", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full", "2>&1 | true"]
+)
+def test_the_exit_status_is_the_commands_whatever_is_closed(redirection):
+    line = f"{' '.join(CLI)} run --port 0 -- sh -c 'sleep 0.2; exit 7' {redirection}"
+    shell = ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"]
+    result = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert result.returncode == 7
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_what_is_closed_is_closed_for_the_command_too():
+    look = "[ -e /dev/fd/0 ] && echo open || echo closed"
+    line = f"{' '.join(CLI)} run --port 0 --no-report -- sh -c '{look}' <&-"
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert result.stdout == "closed\n"
+
+
+def test_a_script_without_a_first_line_is_the_shells(script):
+    path = script("echo $1; exit 3\n", "no_first_line")
+    path.chmod(0o755)
+    result = run(path, "hi")
+    assert (result.returncode, result.stdout) == (3, "hi\n")
+
+
+def test_who_leaves_without_a_good_bye_is_counted(serve, script):
+    server = serve(keep_alive)
+    path = script(
+        """
+        import os, sys
+        import requests
+        requests.get(sys.argv[1])
+        os._exit(0)
+        """
+    )
+    result = run(PYTHON, path, server.url)
+    assert "1 of 1 Python processes ended without a good-bye" in result.stderr
+    assert "good-bye" not in run(PYTHON, script(CALL), server.url, 1).stderr
+
+
 @linux
 def test_sigpipe_and_the_signal_mask_are_as_natively():
     look = ["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"]

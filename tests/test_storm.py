@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
 from peers import PATIENCE, keep_alive
 
 COMMON = """

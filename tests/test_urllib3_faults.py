@@ -39,7 +39,7 @@ def break_hook(scope, monkeypatch):
 
 @pytest.mark.parametrize(
     ("method", "side"),
-    [("_make_request", "before"), ("_get_conn", "before"), ("_get_conn", "after")],
+    [("_validate_conn", "before"), ("_get_conn", "before"), ("_get_conn", "after")],
 )
 def test_a_hook_that_faults_five_times_goes_dormant(scope, serve, break_hook, method, side):
     target = f"urllib3.connectionpool.HTTPConnectionPool.{method}"
@@ -56,7 +56,7 @@ def test_a_hook_that_faults_five_times_goes_dormant(scope, serve, break_hook, me
 @pytest.mark.parametrize(
     ("target", "side"),
     [
-        ("urllib3.connectionpool.HTTPConnectionPool._make_request", "after"),
+        ("urllib3.connectionpool.HTTPConnectionPool._validate_conn", "before"),
         ("urllib3.connectionpool.HTTPConnectionPool._put_conn", "before"),
         ("urllib3.connectionpool.HTTPConnectionPool._new_conn", "after"),
         ("urllib3.connectionpool.HTTPConnectionPool.close", "before"),
@@ -79,7 +79,7 @@ def test_no_faulty_hook_reaches_the_host(scope, serve, break_hook, target, side)
 
 
 def test_a_fault_while_the_host_raises_leaves_the_hosts_exception(scope, break_hook):
-    target = "urllib3.connectionpool.HTTPConnectionPool._make_request"
+    target = "urllib3.connection.HTTPConnection.connect"
     break_hook(target, "after")
     with (
         urllib3.HTTPConnectionPool(HOST, free_port()) as pool,

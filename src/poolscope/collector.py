@@ -24,6 +24,7 @@ class _Peer:
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.unread = b""
+        self.pid = 0
         #: By the process's own name of the origin; the levels carry the common one.
         self.levels: dict[ev.Origin, ev.Levels] = {}
 
@@ -36,8 +37,10 @@ class Collector:
 
     def __init__(self, path: str, observers: Sequence[Observer], max_origins: int) -> None:
         self.attached = 0
-        #: Why Python processes could not be attached.
-        self.refused: list[str] = []
+        #: Processes that have not said good-bye, by their number.
+        self.silent: set[int] = set()
+        #: Python processes that could not be attached: their executables, and why.
+        self.refused: list[tuple[str, str]] = []
         self._observers = observers
         self._origins = Origins(max_origins)
         self._selector = selectors.DefaultSelector()
@@ -101,9 +104,13 @@ class Collector:
             told = [ev.Faulted(f"collector.{type(error).__name__}")]
             message = {}
         if "refused" in message:
-            self.refused.append(f"{message.get('executable')}: {message['refused']}")
+            self.refused.append((str(message.get("executable")), str(message["refused"])))
         elif "pid" in message:
             self.attached += 1
+            peer.pid = message["pid"]
+            self.silent.add(peer.pid)
+        elif "bye" in message:
+            self.silent.discard(peer.pid)
         self._tell([self._as_one(peer, event) for event in told])
 
     def _leave(self, peer: _Peer) -> None:

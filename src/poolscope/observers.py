@@ -23,6 +23,9 @@ class Observer:
     def forked(self) -> None:
         """Called in a forked child, which starts its own history: forget the parent's."""
 
+    def ended(self) -> None:
+        """Called after the last drain: the process ends, or poolscope was taken out of it."""
+
     def origin_seen(self, event: ev.OriginSeen) -> None:
         """Called when the process meets an origin for the first time."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,22 @@ MAX_FAULTS = 5
 _MISSING = object()
 
 log = logging.getLogger("poolscope")
+
+
+# What stands in the place of a host's function. It is a text because the parameters have to be
+# spelled out: to collect and spread *args and **kwargs takes ten times as long.
+_HOOKED = """
+def hooked({parameters}):
+    state = None
+    if patch.active:
+        try:
+            state = before({arguments})
+        except Exception as error:
+            fault(error)
+    if state is None or around is None:
+        return wrapped({arguments})
+    return around(state, wrapped, {arguments})
+"""
 
 
 @dataclass(frozen=True)
@@ -37,9 +54,9 @@ class Hook:
     also: tuple[str, ...] = ()
     #: One of the hooks of a group is enough.
     group: str = ""
-    #: Called with every request: a plain function in its place, which costs a third of wrapt's
-    #: wrapper (0.2 against 0.6 microseconds on CPython 3.11).
-    hot: bool = False
+    #: The host function's parameters, if it is called with every request: a plain function with
+    #: exactly these takes its place, which costs a tenth of wrapt's wrapper.
+    hot: str = ""
 
     @property
     def name(self) -> str:
@@ -103,34 +120,33 @@ class Patch:
 
     def _hooked(self, wrapped: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function that stands in the host's place; it calls the host exactly once."""
-        before, after, fault = self.hook.before, self.hook.after, self._fault
-
-        def hooked(*args: Any, **kwargs: Any) -> Any:
-            state = None
-            if self.active:
-                try:
-                    state = before(*args, **kwargs)
-                except Exception as error:  # noqa: BLE001 - our faults stay ours
-                    fault(error)
-            if state is None or after is None:
-                return wrapped(*args, **kwargs)
-            # This try only looks: the host's exception leaves as it came.
-            try:
-                result = wrapped(*args, **kwargs)
-            except BaseException as raised:
-                self._after(state, raised)
-                raise
-            try:
-                after(state, result, None)
-            except Exception as error:  # noqa: BLE001 - our faults stay ours
-                fault(error)
-            return result
-
+        parameters = self.hook.hot or "*args, **kwargs"
+        names = {
+            "patch": self,
+            "wrapped": wrapped,
+            "before": self.hook.before,
+            "around": self._around if self.hook.after else None,
+            "fault": self._fault,
+        }
+        arguments = re.sub(r"=\w+", "", parameters)
+        source = _HOOKED.format(parameters=parameters, arguments=arguments)
+        exec(compile(source, f"<hook of {self.target}>", "exec"), names)  # noqa: S102 - our own text
+        hooked: Callable[..., Any] = names["hooked"]  # type: ignore[assignment] # exec made it
         return hooked
 
-    def _after(self, state: Any, raised: BaseException) -> None:
+    def _around(self, state: Any, wrapped: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # This try only looks: the host's exception leaves as it came.
         try:
-            self.hook.after(state, None, raised)  # type: ignore[misc] # _hooked asked
+            result = wrapped(*args, **kwargs)
+        except BaseException as raised:
+            self._after(state, None, raised)
+            raise
+        self._after(state, result, None)
+        return result
+
+    def _after(self, state: Any, result: Any, raised: BaseException | None) -> None:
+        try:
+            self.hook.after(state, result, raised)  # type: ignore[misc] # _hooked asked
         except Exception as error:  # noqa: BLE001 - our faults stay ours
             self._fault(error)
 

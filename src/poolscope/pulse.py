@@ -14,21 +14,31 @@ class Pulse:
     the process forks.
     """
 
-    def __init__(self, beat: Callable[[], None], interval: float = 1.0) -> None:
+    def __init__(
+        self, beat: Callable[[], None], interval: float = 1.0, first: float = 0.05
+    ) -> None:
         self._beat = beat
         self._interval = interval
+        #: Seconds to the first beat: a process that is killed soon has been heard by then.
+        self._first = first
         self.forget()
 
     def forget(self) -> None:
         """Begin anew in a forked child, where the thread does not exist."""
         self.beating = False
-        # Looked up on use, so that gevent's are taken where it has patched them in.
+        self._allocate_lock = _thread.allocate_lock
         self._stopped = _thread.allocate_lock()
         self._running = _thread.allocate_lock()
 
     def wake(self) -> None:
         """Start beating unless it does."""
-        if self.beating or not self._running.acquire(blocking=False):
+        if self.beating:
+            return
+        if self._allocate_lock is not _thread.allocate_lock:
+            # gevent has patched itself in since: a greenlet that waits for a real lock would
+            # stop the whole process.
+            self.forget()
+        if not self._running.acquire(blocking=False):
             return
         self.beating = True
         self._stopped.acquire(blocking=False)
@@ -49,9 +59,11 @@ class Pulse:
             self._running.release()
 
     def _run(self, stopped: _thread.LockType, running: _thread.LockType) -> None:
+        pause = self._first
         try:
-            while not stopped.acquire(timeout=self._interval):
+            while not stopped.acquire(timeout=pause):
                 self._beat()
+                pause = self._interval
         finally:
             self.beating = False
             running.release()

@@ -89,8 +89,8 @@ class Carrier:
     """What we hang on a client's connection object: it carries one connection after another."""
 
     __slots__ = (
-        "connecting", "connection", "dirty", "failed", "ledger", "pool", "ref", "requesting",
-        "reused", "taken_at", "waits",
+        "connecting", "connection", "dirty", "failed", "ledger", "outer", "pool", "ref",
+        "requesting", "reused", "taken_at", "waits",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, pool: Pool) -> None:
@@ -98,12 +98,15 @@ class Carrier:
         self.pool = pool
         self.connection: Connection | None = None
         self.ref: Ref | None = None
-        #: When the object was checked out for the request to come; 0.0 when that is not known.
+        #: When the request under way had its connection in hand; 0.0 when there is none.
         self.taken_at = 0.0
+        #: From when its connection is checked until headers or failure come.
         self.requesting = False
+        #: Whose request it is that this one interrupts, on the same thread.
+        self.outer: Carrier | None = None
         #: The client's connection object while it connects.
         self.connecting: Any = None
-        #: The class of the error that ended the last request or connect, "" if none did.
+        #: The class of the error that ended the last connect, "" if none did.
         self.failed = ""
         self.reused: Tally | None = None
         self.waits: Tally | None = None

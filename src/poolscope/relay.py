@@ -40,6 +40,11 @@ class Relay(Observer):
         if events:
             self._send({"events": to_plain(events)})
 
+    def ended(self) -> None:
+        """Say good-bye: nothing is missing."""
+        self._send({"bye": True})
+        self._leave()
+
     def forked(self) -> None:
         """Leave the connection to the parent, which is the only one to end it."""
         self._leave()

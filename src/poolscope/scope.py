@@ -76,6 +76,7 @@ class Scope:
     def finish(self) -> None:
         """Drain for the last time: what is open now ends with the interpreter."""
         self.settle(lambda connection: connection.reason or "exit")
+        self._let_go()
 
     def settle(self, ended: Callable[[Connection], str]) -> None:
         """Count as closed those open connections for which ``ended`` returns a reason."""
@@ -109,9 +110,17 @@ class Scope:
         with self._lock:
             self.drain()
             self._tell([ev.Levels(state.origin) for state in self._origins])
-            self.observers.clear()
+            self._let_go()
             for state in self._origins:
                 state.told_levels = None
+
+    def _let_go(self) -> None:
+        for observer in list(self.observers):
+            self.observers.remove(observer)
+            try:
+                observer.ended()
+            except Exception as error:  # noqa: BLE001 - an observer must not stop the others
+                self.faults.append((f"observer.{type(observer).__name__}", repr(error)))
 
     @property
     def attached(self) -> bool:

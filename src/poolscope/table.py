@@ -188,11 +188,11 @@ def _all_well(origins: list[dict[str, Any]]) -> str:
     requests = sum(one["requests"]["answered"] for one in origins)
     reused = sum(one["requests"]["reused"] for one in origins)
     is_clear = any(is_judged(one) for one in origins)
-    if reused >= _RE_USED * requests > 0 and (is_clear or not any(map(_failed, origins))):
+    if not is_clear:
+        return f"{_totals(origins)}: too few to judge (under {ENOUGH_REQUESTS})."
+    if reused >= _RE_USED * requests > 0:
         return f"{_totals(origins, 're-used connection')}: nothing to fix."
-    if is_clear:
-        return f"{_totals(origins)}, hardly any without need: nothing to fix."
-    return f"{_totals(origins)}: too few to judge (under {ENOUGH_REQUESTS})."
+    return f"{_totals(origins)}, hardly any without need: nothing to fix."
 
 
 def _failed(origin: dict[str, Any]) -> int:

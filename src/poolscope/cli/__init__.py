@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import poolscope
@@ -86,8 +87,12 @@ def _port(text: str) -> int:
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
-    if not command:
-        parser.error("there is no command to run: poolscope run -- COMMAND ...")
+    if not command or not command[0]:
+        parser.error("there is no command to run; say 'poolscope run -- COMMAND'")
+    if not options.host.strip("[]"):
+        parser.error("--host is empty; leave it out to serve on loopback, or say 0.0.0.0")
+    if sys.stderr is None:  # closed by whoever started us
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the rest of the process
     environ = dict(os.environ)
     # prometheus_client looks at these when it is imported: the command's multiprocess
     # directory is the command's, and not ours to write to.

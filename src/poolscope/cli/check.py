@@ -16,7 +16,8 @@ from poolscope.process import Process
 
 def run() -> int:
     """Print the findings; return 0 if everything works, 1 if something does not."""
-    disabled, max_origins = config.disabled(), config.max_origins()
+    disabled = config.disabled()
+    max_origins = config.MAX_ORIGINS if disabled else config.max_origins()
     print(f"poolscope {poolscope.__version__}, Python {platform.python_version()}")
     if disabled:
         print("disabled: POOLSCOPE_DISABLED is set")

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from poolscope import config
 from poolscope.backends import prometheus
 from poolscope.cli.report import print_report
 from poolscope.cli.serve import Endpoint
-from poolscope.cli.supervise import Command, end_like
+from poolscope.cli.supervise import CannotStartError, Command, end_like, execute
 from poolscope.collector import Collector
 from poolscope.readings import Readings
 from poolscope.relay import SOCKET
@@ -25,7 +25,8 @@ from poolscope.summary import summarize
 
 BOOTSTRAP = Path(__file__).parent.parent / "bootstrap"
 
-NOT_EXECUTABLE, NOT_FOUND = 126, 127  # the shell's own exit statuses
+_NOT_FOUND = 127  # the shell's own exit status
+_LONGEST_BASE = 60  # bytes; a Unix socket's path has to fit into about 100
 
 
 @dataclass(frozen=True)
@@ -39,34 +40,72 @@ class Options:
     json: bool
 
 
+class Account:
+    """What is needed to hear the command's processes, in a private directory.
+
+    Raises ``OSError`` if there is no place for it.
+    """
+
+    def __init__(self, max_origins: int) -> None:
+        self.registry = CollectorRegistry()
+        self.readings = Readings()
+        base = tempfile.gettempdir()
+        if len(os.fsencode(base)) > _LONGEST_BASE:
+            base = "/tmp"  # noqa: S108 - mkdtemp makes it private
+        self._directory = tempfile.mkdtemp(prefix="poolscope-", dir=base)
+        self.path = f"{self._directory}/collector"
+        observers = (prometheus.observer(self.registry, lambda: None), self.readings)
+        self.collector = Collector(self.path, observers, max_origins)
+        self.collector.start()
+
+    def close(self) -> None:
+        """Read what is left to be read, and clean up."""
+        self.collector.finish()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
 def run(argv: Sequence[str], environ: Mapping[str, str], options: Options) -> int:
     """Run a command in ``environ`` and return its exit status, or die of the signal it died of.
 
     Raises :exc:`poolscope.ConfigError` for a bad setting, before the command is started.
     """
-    maximum = config.max_origins(options.max_origins, environ)
+    disabled = config.disabled(environ)
+    maximum = config.MAX_ORIGINS if disabled else config.max_origins(options.max_origins, environ)
     program = shutil.which(argv[0])
-    if program is None:
-        return _cannot_start(argv[0])
-    if config.disabled(environ):
-        os.execve(program, list(argv), dict(environ))  # noqa: S606 - the command is the user's own
-    registry = CollectorRegistry()
-    readings = Readings()
-    with _private_directory() as directory:
-        path = str(directory / "collector")
-        command = Command()  # signals wait for it from here on, in all threads
-        observers = (prometheus.observer(registry, lambda: None), readings)
-        collector = Collector(path, observers, maximum)
-        collector.start()
-        endpoint = _open_endpoint(options.host, options.port, registry)
-        status = command.run(program, argv, environment(path, maximum, environ))
-        collector.finish()
+    if program is None and not Path(argv[0]).is_file():
+        _say(f"there is no command {argv[0]!r}.")
+        return _NOT_FOUND
+    try:
+        if disabled:
+            execute(program or argv[0], argv, environ)
+        return _supervise(program or argv[0], argv, environ, maximum, options)
+    except CannotStartError as error:
+        _say(f"{argv[0]} can't be executed: {error}.")
+        return error.status
+
+
+def _supervise(
+    program: str, argv: Sequence[str], environ: Mapping[str, str], maximum: int, options: Options
+) -> int:
+    command = Command()  # signals wait for it from here on, in all threads
+    account = endpoint = None
+    try:
+        account = Account(maximum)
+        endpoint = _open_endpoint(options, account.registry)
+        environ = environment(account.path, maximum, environ)
+    except OSError as error:
+        _say(f"the command runs unattached: {error.strerror or error} ({error.filename}).")
+    try:
+        status = command.run(program, argv, environ)
+    finally:
+        if account is not None:
+            account.close()
+    # From here on nothing may replace the command's own end.
+    with contextlib.suppress(OSError, KeyboardInterrupt):
         if endpoint is not None:
             endpoint.close()
-    _explain(collector)
-    if options.report:
-        print_report(summarize(readings), sys.stderr, as_json=options.json)
-    sys.stderr.flush()
+        if account is not None:
+            _report(account, options)
     return end_like(status)
 
 
@@ -81,49 +120,46 @@ def environment(path: str, max_origins: int, environ: Mapping[str, str]) -> dict
     return found
 
 
-def _cannot_start(name: str) -> int:
-    if Path(name).exists():
-        print(f"poolscope: {name} can't be executed.", file=sys.stderr)
-        return NOT_EXECUTABLE
-    print(f"poolscope: there is no command {name}.", file=sys.stderr)
-    return NOT_FOUND
-
-
-@contextlib.contextmanager
-def _private_directory() -> Iterator[Path]:
-    # A Unix socket's path has to fit into about 100 bytes.
-    base = tempfile.gettempdir()
-    if len(base) > 60:  # noqa: PLR2004 - the rest of the path needs 30 more
-        base = "/tmp"  # noqa: S108 - mkdtemp makes it private
-    directory = tempfile.mkdtemp(prefix="poolscope-", dir=base)
+def _open_endpoint(options: Options, registry: object) -> Endpoint | None:
+    host = options.host.strip("[]")
+    named = f"[{host}]" if ":" in host else host
     try:
-        yield Path(directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _open_endpoint(host: str, port: int, registry: object) -> Endpoint | None:
-    try:
-        endpoint = Endpoint(host, port, registry)
+        endpoint = Endpoint(host, options.port, registry)
     except OSError as error:
         why = error.strerror or error
-        print(
-            f"poolscope: no metrics at {host}:{port} ({why}); the command runs all the same. "
-            "Choose another port with --port.",
-            file=sys.stderr,
+        _say(
+            f"no metrics at {named}:{options.port} ({why}); the command runs all the same. "
+            "Choose others with --host and --port."
         )
         return None
-    if port == 0:
-        print(f"poolscope: metrics at http://{host}:{endpoint.port}/metrics", file=sys.stderr)
+    if options.port == 0:
+        _say(f"metrics at http://{named}:{endpoint.port}/metrics")
     return endpoint
 
 
-def _explain(collector: Collector) -> None:
-    for refused in sorted(set(collector.refused)):
-        print(f"poolscope: not attached to {refused}", file=sys.stderr)
+def _report(account: Account, options: Options) -> None:
+    collector = account.collector
+    for executable, why in sorted(set(collector.refused)):
+        hint = ""
+        if why.startswith("ModuleNotFoundError"):
+            hint = f"; install it there as well: {executable} -m pip install poolscope"
+        _say(f"not attached to {executable}: {why}{hint}")
     if not collector.attached and not collector.refused:
-        print(
-            "poolscope: the command started no Python process that could be attached "
-            "(python -I, -E and -S can't be).",
-            file=sys.stderr,
+        _say(
+            "no Python process of the command could be attached. python -I, -E and -S can't be, "
+            "nor what runs as another user or clears its environment."
         )
+        if not options.json:
+            return
+    if collector.silent:
+        _say(
+            f"{len(collector.silent)} of {collector.attached} Python processes ended without a "
+            "good-bye (killed, os._exit, exec): what they counted last may be missing."
+        )
+    if options.report:
+        print_report(summarize(account.readings), sys.stderr, as_json=options.json)
+
+
+def _say(what: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"poolscope: {what}", file=sys.stderr, flush=True)

@@ -6,10 +6,14 @@ reaches it anyway. What somebody sends to us alone is passed on.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import resource
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NoReturn
 
 # Not passed on: what can't be caught, what is our own fault, what is about our own child.
 _OWN = {
@@ -21,6 +25,42 @@ _OWN = {
 _FROM_TERMINAL = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 
 
+# Python ignores these two, and what is ignored stays ignored in a new program.
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+class CannotStartError(Exception):
+    """The command is there but can't be started; ``status`` is what a shell would exit with."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.status = 127 if isinstance(error, FileNotFoundError) else 126
+
+
+def execute(program: str, argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Become the command. Raises :exc:`CannotStartError`; otherwise it does not return."""
+    for number in _IGNORED_BY_PYTHON:
+        signal.signal(number, signal.SIG_DFL)
+
+    def become(path: str, arguments: list[str]) -> NoReturn:
+        os.execve(path, arguments, dict(environ))  # noqa: S606 - the command is the user's own
+
+    return _start(become, program, argv)
+
+
+def _start(how: Callable[[str, list[str]], int], program: str, argv: Sequence[str]) -> int:
+    """Start a program; one without a first line that names its interpreter is the shell's."""
+    try:
+        try:
+            return how(program, list(argv))
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            return how("/bin/sh", ["/bin/sh", program, *argv[1:]])
+    except OSError as error:
+        raise CannotStartError(error) from None
+
+
 class Command:
     """A command to be run in our place; from its making on signals wait for :meth:`run`.
 
@@ -28,32 +68,47 @@ class Command:
     """
 
     def __init__(self) -> None:
+        # What is closed is to stay closed for the command, but no descriptor of ours may take
+        # its number.
+        self._closed = [number for number in range(3) if _is_closed(number)]
+        for _ in self._closed:
+            os.open(os.devnull, os.O_RDWR)
         # Ignored by whoever started us, it would take the command's exit status with it.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._signals = signal.valid_signals() - _OWN | {signal.SIGCHLD}
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
 
     def run(self, program: str, argv: Sequence[str], environ: Mapping[str, str]) -> int:
-        """Start it, stand by until it ends, and return its wait status."""
-        child = os.posix_spawn(
-            program,
-            list(argv),
-            dict(environ),
-            setsigmask=self._mask,
-            # Python ignores these two, and what is ignored stays ignored in a new program.
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-        )
-        self._let_go_of_pipes()
-        while (status := self._status(child)) is None:
-            self._pass_on(child)
+        """Start it, stand by until it ends, and return its wait status.
+
+        Raises :exc:`CannotStartError`.
+        """
+        try:
+            child = _start(partial(self._spawn, dict(environ)), program, argv)
+            self._let_go_of_pipes()
+            while (status := self._status(child)) is None:
+                self._pass_on(child)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         return status
+
+    def _spawn(self, environ: dict[str, str], path: str, arguments: list[str]) -> int:
+        return os.posix_spawn(
+            path,
+            arguments,
+            environ,
+            file_actions=[(os.POSIX_SPAWN_CLOSE, number) for number in self._closed],
+            setsigmask=self._mask,
+            setsigdef=_IGNORED_BY_PYTHON,
+        )
 
     def _let_go_of_pipes(self) -> None:
         # Whoever reads the command's output must see its end when the command closes it.
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 0)
-        os.dup2(null, 1)
-        os.close(null)
+        with contextlib.suppress(OSError):
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, 0)
+            os.dup2(null, 1)
+            os.close(null)
 
     def _pass_on(self, child: int) -> None:
         """Wait for a signal, and pass it on unless the command has got it, too."""
@@ -79,6 +134,14 @@ class Command:
                 os.kill(os.getpid(), signal.SIGSTOP)
                 continue
             return status
+
+
+def _is_closed(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return True
+    return False
 
 
 def end_like(status: int) -> int:

@@ -6,12 +6,11 @@ The hooks fit 1.26 and every 2.x. Nothing here may lock, log or call foreign cod
 
 from __future__ import annotations
 
-from contextvars import Token
+import _thread
 from typing import Any, NamedTuple
 
-from poolscope.clients.urllib3_causes import failure
 from poolscope.clients.urllib3_records import KEY, still_open
-from poolscope.clients.urllib3_sockets import Sockets, current
+from poolscope.clients.urllib3_sockets import Sockets, running
 from poolscope.patching import Hook
 from poolscope.pulse import Pulse
 from poolscope.records import Carrier, Pool, Tally
@@ -38,13 +37,17 @@ class Client(Sockets):
         pool, conn = "HTTPConnectionPool", "HTTPConnection"
         https_pool, https_conn = ("HTTPSConnectionPool",), ("HTTPSConnection",)
         self.hooks = (
-            Hook(pools, f"{pool}._get_conn", self.wait, self.waited, https_pool, hot=True),
-            Hook(pools, f"{pool}._put_conn", self.give_back, None, https_pool, hot=True),
-            Hook(pools, f"{pool}._make_request", self.request, self.ended, https_pool, hot=True),
+            Hook(
+                pools, f"{pool}._get_conn", self.wait, self.waited, https_pool,
+                hot="self, timeout=None",
+            ),
+            Hook(pools, f"{pool}._put_conn", self.give_back, None, https_pool, hot="self, conn"),
+            # Every request begins with it, right before its connection is used.
+            Hook(pools, f"{pool}._validate_conn", self.request, hot="self, conn"),
             # The headers are there when they are checked, by a function that each module
             # imports by name: 2.x calls connection's, 1.26 connectionpool's.
-            Hook(conns, "assert_header_parsing", self.headers, group="headers", hot=True),
-            Hook(pools, "assert_header_parsing", self.headers, group="headers", hot=True),
+            Hook(conns, "assert_header_parsing", self.headers, group="headers", hot="headers"),
+            Hook(pools, "assert_header_parsing", self.headers, group="headers", hot="headers"),
             Hook(pools, f"{pool}._new_conn", self.create, self.created, https_pool),
             Hook(pools, f"{pool}.close", self.close_pool, None, https_pool),
             Hook(conns, f"{conn}._new_conn", self.tcp, self.tcp_opened),
@@ -53,11 +56,11 @@ class Client(Sockets):
             Hook(conns, f"{conn}.close", self.close, None, https_conn),
             Hook("urllib3.util.ssl_", "_ssl_wrap_socket_impl", self.handshake, self.handshaken),
             Hook("urllib3._collections", "RecentlyUsedContainer.__setitem__", self.evict),
-        )
+        )  # fmt: skip
 
     # ---- checkouts
 
-    def wait(self, host_pool: Any, *_args: Any, **_kwargs: Any) -> _Wait | None:
+    def wait(self, host_pool: Any, _timeout: Any) -> _Wait | None:
         """Before ``_get_conn``, where only a blocking pool makes anybody wait."""
         if not host_pool.block:
             return None
@@ -80,12 +83,13 @@ class Client(Sockets):
             pool.ledger.log.append(("wait_timed_out", pool, seconds))
             self.pulse.wake()
 
-    def give_back(self, _pool: Any, conn: Any, *_args: Any, **_kwargs: Any) -> None:
+    def give_back(self, _pool: Any, conn: Any) -> None:
         """Before ``_put_conn``: afterwards it may be somebody else's."""
         carrier = self.carrier(conn)
         if carrier is None:
             return
-        carrier.taken_at = 0.0
+        if carrier.taken_at:
+            self._answered(carrier)  # HTTP/2 checks no headers
         connection = carrier.connection
         if connection is not None and not connection.reason:
             connection.give_back(self.clock())
@@ -94,79 +98,62 @@ class Client(Sockets):
 
     # ---- requests
 
-    def request(
-        self, host_pool: Any, conn: Any, *_args: Any, **_kwargs: Any
-    ) -> tuple[Carrier, Token[Carrier | None]] | None:
-        """Before ``_make_request``."""
+    def request(self, host_pool: Any, conn: Any) -> None:
+        """Before ``_validate_conn``: a request begins."""
         carrier = self.carrier(conn)
         if carrier is None:
             carrier = self.bind(self.pool(host_pool), conn)
-        if carrier.requesting:  # somebody hooked a subclass, and we have both
-            return None
-        carrier.requesting = True
+        if carrier.requesting:  # the last one was left without a word
+            self.finish(carrier)
         if not carrier.taken_at:  # a tunnel has connected before, and began with that
             self.take(carrier, self.clock())
-        return carrier, current.set(carrier)
+        carrier.requesting = True
+        me = _thread.get_ident()
+        # A signal or logging handler may make a request in the middle of another one.
+        carrier.outer = running.get(me)
+        running[me] = carrier
 
-    def headers(self, *_args: Any, **_kwargs: Any) -> None:
+    def headers(self, _headers: Any) -> None:
         """Before the headers are checked: the response has come, its body has not."""
-        carrier = current.get()
-        if carrier is not None and carrier.taken_at and carrier.requesting:
+        me = _thread.get_ident()
+        carrier = running.get(me)
+        if carrier is None or not carrier.requesting:
+            return
+        connection = carrier.connection
+        tally = carrier.reused
+        if tally is None or connection is None or connection.reason or not connection.answered:
             self._answered(carrier)
+            return
+        # The rest is _answered() for the usual case, spelled out.
+        tally.add(self.clock() - carrier.taken_at)
+        connection.answered += 1
+        carrier.taken_at = 0.0
+        carrier.requesting = False
+        if carrier.outer is None:
+            del running[me]
+        else:
+            running[me], carrier.outer = carrier.outer, None
 
     def _answered(self, carrier: Carrier) -> None:
-        began, carrier.taken_at = carrier.taken_at, 0.0
+        now = self.clock()
+        began = self.finish(carrier)
         connection = carrier.connection
         if connection is None or connection.reason:
             connection = self.find(carrier, began) or connection
             if connection is None:
                 return
-        if connection.answered or connection.adopted:
-            tally = carrier.reused
-            if tally is None:
-                tally = carrier.reused = Tally()
-            tally.add(self.clock() - began)
+        if connection.is_reused:
+            carrier.reused = carrier.reused or Tally()
+            carrier.reused.add(now - began)
         else:
-            carrier.ledger.log.append(("first", carrier.pool, self.clock() - began))
+            carrier.ledger.log.append(("first", carrier.pool, now - began))
         connection.answered += 1
-
-    def ended(
-        self,
-        call: tuple[Carrier, Token[Carrier | None]],
-        _result: Any,
-        error: BaseException | None,
-    ) -> None:
-        """After ``_make_request``, which on 2.x may have read the body too."""
-        carrier, token = call
-        current.reset(token)
-        carrier.requesting = False
-        if error is None:
-            if carrier.taken_at:  # HTTP/2 checks no headers
-                self._answered(carrier)
-            return
-        carrier.failed = carrier.failed or failure(error)
-        if carrier.taken_at:
-            self._failed(carrier)
-
-    def _failed(self, carrier: Carrier) -> None:
-        began, carrier.taken_at = carrier.taken_at, 0.0
-        connection = carrier.connection
-        if connection is None or (connection.reason and connection.closed_at < began):
-            connection = self.find(carrier, began)
-        log = carrier.ledger.log
-        if connection is None:
-            log.append(("failed", carrier.pool, False, "connect"))
-            return
-        kind = "protocol" if carrier.failed == "tls" else carrier.failed
-        if connection.is_reused and kind in ("reset", "timeout"):
-            log.append(("dropped", carrier.pool, kind, began - connection.idle_since))
-        log.append(("failed", carrier.pool, connection.is_reused, kind))
 
     # ---- pools
 
     def close_pool(self, host_pool: Any) -> None:
         """Before a pool is closed."""
-        pool = host_pool.__dict__.get(KEY)
+        pool = getattr(host_pool, KEY, None)
         if isinstance(pool, Pool) and not pool.closed:
             pool.closed = True
             pool.ledger.log.append(("pool_gone", pool))
@@ -176,7 +163,7 @@ class Client(Sockets):
         pools = container._container  # noqa: SLF001 - nothing public names the victim
         if key in pools or not pools or len(pools) < container._maxsize:  # noqa: SLF001
             return
-        pool = getattr(next(iter(pools.values())), "__dict__", {}).get(KEY)
+        pool = getattr(next(iter(pools.values())), KEY, None)
         if isinstance(pool, Pool) and not pool.evicted:
             pool.evicted = True
             pool.ledger.log.append(("evicted", pool))

@@ -7,19 +7,28 @@ import ssl
 import sys
 from http.client import HTTPException, IncompleteRead
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 _DEPTH = 24
 
 
-def why_closed(
-    frame: FrameType | None, failed: str, *, evicted: bool, pool_closed: bool
-) -> tuple[str, Any]:
-    """Name the reason for which ``close`` is being called, from the frames around it.
+class Why(NamedTuple):
+    """Why ``close`` is called: the reason, and what ended the request that was under way.
 
-    Where close() is called says why. ``failed`` is the class of the error that the request's
-    own hooks saw, ``evicted`` and ``pool_closed`` what is known of the pool. Also returns the
-    http.client response that goes on to own the socket, if there is one.
+    ``response`` is the http.client response that goes on to own the socket, if there is one.
+    """
+
+    reason: str
+    failed: str = "other"
+    error: BaseException | None = None
+    response: Any = None
+
+
+def why_closed(frame: FrameType | None, failed: str, *, evicted: bool, pool_closed: bool) -> Why:
+    """Say why ``close`` is being called, from the frames around it: where it is called says why.
+
+    ``failed`` is the class of the error that the connect's own hooks saw, ``evicted`` and
+    ``pool_closed`` what is known of the pool.
     """
     depth = 0
     while frame is not None and depth < _DEPTH:
@@ -29,18 +38,22 @@ def why_closed(
             response = frame.f_locals.get("response")
             # begin() raises before it can tell whether the response will close.
             if getattr(response, "will_close", None) is True:
-                return "server_close", response
-            return "reset", None
-        reason = _reason_at(frame, name, module, failed, evicted=evicted, pool_closed=pool_closed)
+                return Why("server_close", response=response)
+            return Why("reset", "reset")
+        if name == "urlopen" and module == "urllib3.connectionpool":
+            error = _error_of(frame)
+            kind = failure(error)
+            return Why(_reason(failed or kind), "protocol" if kind == "tls" else kind, error)
+        reason = _reason_at(frame, name, module, evicted=evicted, pool_closed=pool_closed)
         if reason:
-            return reason, None
+            return Why(reason)
         frame = frame.f_back
         depth += 1
-    return "explicit", None
+    return Why("explicit")
 
 
 def _reason_at(
-    frame: FrameType, name: str, module: str, failed: str, *, evicted: bool, pool_closed: bool
+    frame: FrameType, name: str, module: str, *, evicted: bool, pool_closed: bool
 ) -> str:
     """Name the reason that one frame stands for, or ""."""
     if name == "_get_conn":
@@ -51,8 +64,6 @@ def _reason_at(
         return _why_pool_closed(frame.f_back, evicted=evicted)
     if name == "_tunnel":
         return "error"
-    if name == "urlopen" and module == "urllib3.connectionpool":
-        return _reason(failed or failure(_error_of(frame)))
     if name == "_error_catcher" and module == "urllib3.response":
         # In a finally with an exception in flight, so this is that one.
         return _reason(failure(sys.exc_info()[1]))
@@ -141,6 +152,14 @@ def connect_failure(error: BaseException, *, tunnelling: bool) -> str:
     if tunnelling or any(map(_is_socks, chain)):
         return "proxy"
     return "other"
+
+
+def is_about_connecting(error: BaseException | None) -> bool:
+    """Tell whether an error that came before there was a connection is why there is none."""
+    return any(
+        isinstance(cause, OSError) or type(cause).__name__ == "NewConnectionError"
+        for cause in _unwrapped(error)
+    )
 
 
 def reached_proxy(error: BaseException) -> bool:

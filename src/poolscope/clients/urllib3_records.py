@@ -16,7 +16,6 @@ from poolscope.scope import Scope
 #: The name under which records hang on the host's connections and pools.
 KEY = "_poolscope"
 _PORTS = {"http": "80", "https": "443"}
-_NOTHING: dict[str, Any] = {}
 
 
 class Records:
@@ -30,7 +29,7 @@ class Records:
     def pool(self, host_pool: Any) -> Pool:
         """Return the record of a pool, made on its first sight in this process."""
         ledger = self.scope.ledger
-        pool: Pool | None = host_pool.__dict__.get(KEY)
+        pool: Pool | None = getattr(host_pool, KEY, None)
         if pool is not None and pool.ledger is ledger:
             return pool
         queue = host_pool.pool
@@ -42,23 +41,26 @@ class Records:
         )
         pool.ref = Ref(host_pool, self._pool_gone)
         pool.ref.record = pool
-        host_pool.__dict__[KEY] = pool
+        object.__setattr__(host_pool, KEY, pool)
         ledger.log.append(("pool", pool))
         return pool
 
     def carrier(self, conn: Any) -> Carrier | None:
         """Return what hangs on a connection object; None for a stranger, or a parent's."""
-        carrier: Carrier | None = getattr(conn, "__dict__", _NOTHING).get(KEY)
-        if carrier is not None and carrier.ledger is self.scope.ledger:
-            return carrier
-        return None
+        # Not by way of __dict__: asking for that makes an object's attributes slower for good.
+        try:
+            carrier: Carrier = conn._poolscope  # noqa: SLF001 - it is ours
+            is_ours = carrier.ledger is self.scope.ledger
+        except AttributeError:
+            return None
+        return carrier if is_ours else None
 
     def bind(self, pool: Pool, conn: Any) -> Carrier:
         """Hang a new record on a connection object; adopt the connection if it is open already."""
         carrier = Carrier(pool.ledger, pool)
         carrier.ref = Ref(conn, self._carrier_gone)
         carrier.ref.record = carrier
-        conn.__dict__[KEY] = carrier
+        object.__setattr__(conn, KEY, carrier)
         # The weak reference has to outlive the connection, so the registry keeps the carrier.
         pool.ledger.log.append(("carrier", carrier))
         if getattr(conn, "sock", None) is not None:

@@ -6,17 +6,32 @@ host's stack: no lock, no log, no foreign code (see ``records``).
 
 from __future__ import annotations
 
+import _thread
 import sys
-from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
-from poolscope.clients.urllib3_causes import connect_failure, reached_proxy, why_closed
+from poolscope.clients.urllib3_causes import (
+    Why,
+    connect_failure,
+    is_about_connecting,
+    reached_proxy,
+    why_closed,
+)
 from poolscope.clients.urllib3_records import Records, origin
 from poolscope.events import Origin
-from poolscope.records import Carrier, Ref
+from poolscope.records import Carrier, Connection, Ref
 
-#: For whom the code runs that gets no connection as an argument.
-current: ContextVar[Carrier | None] = ContextVar("poolscope_current", default=None)
+#: By thread (or greenlet), for whom the code runs that gets no connection as an argument.
+#: A context variable would do the same for one more microsecond a request.
+running: dict[int, Carrier | None] = {}
+
+
+def leave(me: int, outer: Carrier | None) -> None:
+    """Give the thread back to whose request was interrupted, if there is one."""
+    if outer is None:
+        running.pop(me, None)
+    else:
+        running[me] = outer
 
 
 class _Handshake(NamedTuple):
@@ -28,7 +43,7 @@ class _Handshake(NamedTuple):
 class _Connect(NamedTuple):
     carrier: Carrier | None
     conn: Any
-    token: Token[Carrier | None]
+    outer: Carrier | None
     began: float
     tunnels: bool  # before: closing a connection makes urllib3 2.x forget it
 
@@ -67,11 +82,14 @@ class Sockets(Records):
             carrier.connecting = conn
             if not carrier.taken_at:  # a tunnel connects before its request is made
                 self.take(carrier, now)
-        return _Connect(carrier, conn, current.set(carrier), now, bool(_tunnel_host(conn)))
+        # Looked up on use, so that gevent's is taken where it has patched that in.
+        me = _thread.get_ident()
+        outer, running[me] = running.get(me), carrier
+        return _Connect(carrier, conn, outer, now, bool(_tunnel_host(conn)))
 
     def connected(self, call: _Connect, _result: Any, error: BaseException | None) -> None:
         """After ``connect``: name, TCP, tunnel and TLS are done, or one of them failed."""
-        current.reset(call.token)
+        leave(_thread.get_ident(), call.outer)
         carrier, conn = call.carrier, call.conn
         if carrier is None:
             return
@@ -89,8 +107,7 @@ class Sockets(Records):
         kind = carrier.failed or connect_failure(error, tunnelling=tunnelling)
         carrier.failed = "timeout" if kind == "timeout" else "error"
         log.append(("created", carrier.pool, now - call.began, kind))
-        if carrier.taken_at:
-            carrier.taken_at = 0.0
+        if self.finish(carrier):
             log.append(("failed", carrier.pool, False, "connect"))
 
     def tcp(self, conn: Any) -> Carrier | None:
@@ -111,7 +128,7 @@ class Sockets(Records):
         self, _sock: Any, _context: Any, tls_in_tls: Any, *_args: Any, **_kwargs: Any
     ) -> _Handshake | None:
         """Before a TLS handshake."""
-        carrier = current.get()
+        carrier = running.get(_thread.get_ident())
         if carrier is None or carrier.connecting is None:
             return None
         to = carrier.pool.origin
@@ -138,35 +155,61 @@ class Sockets(Records):
 
     def close(self, conn: Any) -> None:
         """Before ``close``, which urllib3 also calls on what is closed already."""
-        if getattr(conn, "sock", None) is None:
-            return
         carrier = self.carrier(conn)
         if carrier is None:
             return
-        connection = carrier.connection
-        if connection is None or connection.reason:
-            connection = self.find(carrier, self.clock())
-            if connection is None:
-                return
+        is_closed = getattr(conn, "sock", None) is None
+        if is_closed and not carrier.taken_at:
+            return
         pool, now = carrier.pool, self.clock()
-        reason, response = why_closed(
+        why = why_closed(
             sys._getframe(1),  # noqa: SLF001 - where close() is called says why
             carrier.failed,
             evicted=pool.evicted,
             pool_closed=pool.closed,
         )
-        body = getattr(response, "fp", None)
-        if reason == "server_close" and body is not None:
+        connection = carrier.connection
+        if connection is None or connection.reason:
+            connection = None if is_closed else self.find(carrier, carrier.taken_at or now)
+        body = getattr(why.response, "fp", None)
+        if carrier.taken_at and carrier.connecting is None and why.response is None:
+            self._fail(carrier, connection, why)
+        if connection is None:
+            return
+        if body is not None:
             # http.client closes before the body is read: the response owns the socket now.
-            connection.reason = reason
+            connection.reason = why.reason
             connection.ends_with = Ref(body, self.body_gone)
             connection.ends_with.record = connection
             return
-        if reason == "stale":
+        if why.reason == "stale":
             idle = now - connection.idle_since
-            carrier.ledger.log.append(("dropped", pool, reason, idle))
-        connection.end(now, reason)
+            carrier.ledger.log.append(("dropped", pool, why.reason, idle))
+        connection.end(now, why.reason)
         carrier.ledger.log.append(("closed", connection))
+
+    def _fail(self, carrier: Carrier, connection: Connection | None, why: Why) -> None:
+        """Write down that the request under way will get no answer: its connection is given up."""
+        began = self.finish(carrier)
+        log = carrier.ledger.log
+        if connection is None:
+            kind = "connect" if is_about_connecting(why.error) else "other"
+            log.append(("failed", carrier.pool, False, kind))
+            return
+        if connection.is_reused and why.failed in ("reset", "timeout"):
+            log.append(("dropped", carrier.pool, why.failed, began - connection.idle_since))
+        log.append(("failed", carrier.pool, connection.is_reused, why.failed))
+
+    def finish(self, carrier: Carrier) -> float:
+        """End the request under way, answered or not; return when it began."""
+        if carrier.requesting:
+            carrier.requesting = False
+            me = _thread.get_ident()
+            if running.get(me) is carrier:  # it is not if another thread closes the connection
+                leave(me, carrier.outer)
+            carrier.outer = None
+        began, carrier.taken_at = carrier.taken_at, 0.0
+        return began
 
 
 def _tunnel_host(conn: Any) -> str | None:
