@@ -10,7 +10,6 @@ shows that it is flaky as well. The exit status is 1 if a difference is left.
 Tests fail of the same bare and attached where they need more network than there is, or a server
 that the index does not have: urllib3 2 tests its tunnels with a fork of hypercorn.
 """
-# ruff: noqa: T201 - a command line prints
 
 from __future__ import annotations
 

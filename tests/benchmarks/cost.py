@@ -227,7 +227,7 @@ def main() -> None:
     options = parser.parse_args()
     extension = "with" if wrapt.FunctionWrapper.__module__ == "_wrappers" else "without"
     print(
-        f"{date.today()}, Python {platform.python_version()}, urllib3 {urllib3.__version__}, "
+        f"{date.fromtimestamp(time.time())}, Python {platform.python_version()}, urllib3 {urllib3.__version__}, "
         f"wrapt {extension} its C extension, {platform.machine()} {sys.platform}"
     )
     quick = options.quick
