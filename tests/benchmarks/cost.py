@@ -21,7 +21,6 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import urllib3
@@ -227,7 +226,7 @@ def main() -> None:
     options = parser.parse_args()
     extension = "with" if wrapt.FunctionWrapper.__module__ == "_wrappers" else "without"
     print(
-        f"{date.fromtimestamp(time.time())}, Python {platform.python_version()}, urllib3 {urllib3.__version__}, "
+        f"{time.strftime('%Y-%m-%d')}, Python {platform.python_version()}, urllib3 {urllib3.__version__}, "
         f"wrapt {extension} its C extension, {platform.machine()} {sys.platform}"
     )
     quick = options.quick
