@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import logging
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,8 +11,7 @@ import requests
 import urllib3
 from urllib3.util.retry import Retry
 
-from peers import HOST, eventually, free_port, keep_alive, scripted
-from poolscope.clients import urllib3_sockets
+from peers import HOST, eventually, keep_alive, scripted
 
 
 def test_one_connection_serves_all_requests_of_a_session(scope, serve):
@@ -210,26 +208,8 @@ def test_a_connection_without_a_pool_is_not_counted(scope, serve):
     assert scope.of(server).nothing
 
 
-def test_threads_and_nested_requests_leave_nothing_behind(scope, serve):
-    """Who runs on which thread is forgotten with the request, or it would grow with traffic."""
-    urllib3_sockets.running.clear()  # a test of faults may have left something
-    server = serve(keep_alive)
-    seen = scope.of(server)
-    pool = urllib3.PoolManager()
-    for _ in range(5):
-        thread = threading.Thread(target=pool.request, args=("GET", server.url))
-        thread.start()
-        thread.join()
-    with pytest.raises(urllib3.exceptions.MaxRetryError):
-        pool.request("GET", f"http://{HOST}:{free_port()}/", retries=0)
-    pool.clear()
-    assert urllib3_sockets.running == {}
-    seen.agrees_with(server)
-
-
 def test_a_request_inside_a_request_is_told_apart(scope, serve):
     """urllib3 1.26 logs between the answer and its headers' check; a handler may ship logs."""
-    urllib3_sockets.running.clear()  # as above
     outer, inner = serve(keep_alive), serve(keep_alive)
     pool = urllib3.PoolManager()
 
@@ -251,4 +231,3 @@ def test_a_request_inside_a_request_is_told_apart(scope, serve):
     pool.clear()
     scope.of(outer).agrees_with(outer)
     scope.of(inner).agrees_with(inner)
-    assert urllib3_sockets.running == {}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from poolscope.config import ConfigError
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = ["ConfigError", "__version__", "instrument", "snapshot", "uninstrument"]
 
 _process: Process | None = None
+_lock = RLock()  # two threads may attach at once
 
 
 def instrument(observers: Any = None, *, max_origins: int | None = None) -> None:
@@ -42,16 +44,18 @@ def instrument(observers: Any = None, *, max_origins: int | None = None) -> None
     maximum = config.max_origins(max_origins)
     from poolscope.process import Process  # noqa: PLC0415 - needs wrapt
 
-    heard = _resolve(observers)
-    if _process is None:
-        _process = Process(maximum)
-    _process.attach(heard)
+    with _lock:
+        heard = _resolve(observers)
+        if _process is None:
+            _process = Process(maximum)
+        _process.attach(heard)
 
 
 def uninstrument() -> None:
     """Detach: restore what was patched. Counts stay, and go on at the next :func:`instrument`."""
-    if _process is not None:
-        _process.detach()
+    with _lock:
+        if _process is not None:
+            _process.detach()
 
 
 def snapshot() -> dict[str, Any]:
@@ -64,8 +68,9 @@ def snapshot() -> dict[str, Any]:
 
     if _process is None:
         return summarize(Readings())
-    _process.scope.drain()
-    return summarize(_process.readings)
+    with _process.scope.locked():
+        _process.scope.drain()
+        return summarize(_process.readings)
 
 
 def _drain() -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from poolscope.events import Levels, Origin
+from poolscope.shield import say
 
 if TYPE_CHECKING:
     from poolscope.records import Connection, Pool
-
-log = logging.getLogger("poolscope")
 
 #: The address that origins share once there are too many to name.
 OTHER = "_other"
@@ -103,7 +101,7 @@ class Origins:
         if len(self._states) >= self.maximum and origin.address != OTHER:
             if not self._overflowed:
                 self._overflowed = True
-                log.warning(
+                say(
                     "poolscope: more than %d origins; further ones share the address %r "
                     "(max_origins sets the bound)",
                     self.maximum,

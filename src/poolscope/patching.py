@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import functools
-import logging
 import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from inspect import CO_VARARGS, CO_VARKEYWORDS
+from types import FunctionType
 from typing import Any
 
 import wrapt
+
+from poolscope.shield import is_the_hosts, say
 
 #: A hook that faults this often goes dormant.
 MAX_FAULTS = 5
 
 _MISSING = object()
-
-log = logging.getLogger("poolscope")
 
 
 # What stands in the place of a host's function. It is a text because the parameters have to be
@@ -108,7 +109,7 @@ class Patch:
 
     def _wrap(self, wrapped: Callable[..., Any]) -> Any:
         hooked = self._hooked(wrapped)
-        if self.hook.hot:
+        if self._is_hot(wrapped):
             return functools.wraps(wrapped)(hooked)
 
         def call(_bound: Any, instance: Any, args: Any, kwargs: Any) -> Any:
@@ -118,9 +119,27 @@ class Patch:
 
         return wrapt.FunctionWrapper(wrapped, call)
 
+    def _is_hot(self, wrapped: Callable[..., Any]) -> bool:
+        """Tell whether the host's function has exactly the parameters that the hook spells out.
+
+        Somebody may have put one with more in its place, and then ours must take any.
+        """
+        if not self.hook.hot or not isinstance(wrapped, FunctionType):
+            return False
+        code = wrapped.__code__
+        plain = code.co_varnames[: code.co_argcount]
+        has_more = code.co_kwonlyargcount or code.co_flags & (CO_VARARGS | CO_VARKEYWORDS)
+        names = [part.partition("=")[0].strip() for part in self.hook.hot.split(",")]
+        defaults = self.hook.hot.count("=None")
+        return (
+            not has_more
+            and list(plain) == names
+            and wrapped.__defaults__ == ((None,) * defaults or None)
+        )
+
     def _hooked(self, wrapped: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function that stands in the host's place; it calls the host exactly once."""
-        parameters = self.hook.hot or "*args, **kwargs"
+        parameters = self.hook.hot if self._is_hot(wrapped) else "*args, **kwargs"
         names = {
             "patch": self,
             "wrapped": wrapped,
@@ -151,6 +170,8 @@ class Patch:
             self._fault(error)
 
     def _fault(self, error: Exception) -> None:
+        if is_the_hosts(error):
+            raise error
         try:
             self.fault_count += 1
             if self.fault_count >= MAX_FAULTS:
@@ -219,7 +240,7 @@ class Patcher:
             return
         self.refused = self._refuse()
         if self.refused:
-            log.warning("poolscope: %s.", self.refused)
+            say("poolscope: %s.", self.refused)
             return
         for hook in self.hooks:
             if hook.module == module.__name__:
@@ -242,7 +263,7 @@ class Patcher:
         self.missing.append(hook)
         for name in self.degraded:
             if name not in before:
-                log.warning("poolscope: %s is not there in this version: less telemetry.", name)
+                say("poolscope: %s is not there in this version: less telemetry.", name)
 
     def _patch(self, hook: Hook, owner: Any, attribute: str) -> Patch:
         for patch in self.patches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import importlib
 import logging
@@ -35,7 +36,9 @@ class Process:
         self.patchers: dict[str, Patcher] = {}
         self.attached = False
         self._waiting: set[str] = set()
-        self._held = False
+        self._known: dict[Observer, None] = {}
+        #: The threads that keep drains out because they fork.
+        self._forking: set[int] = set()
         os.register_at_fork(
             before=self._before_fork,
             after_in_parent=self._after_in_parent,
@@ -45,7 +48,9 @@ class Process:
 
     def attach(self, observers: Iterable[Observer]) -> None:
         """Put the hooks in, and tell the observers that are not told yet."""
-        self.scope.introduce((self.readings, *observers))
+        heard = (self.readings, *observers)
+        self._known.update(dict.fromkeys(heard))
+        self.scope.introduce(heard)
         if self.attached:
             return
         self.attached = True
@@ -55,6 +60,8 @@ class Process:
             elif row.first not in self._waiting:
                 self._waiting.add(row.first)
                 when_imported(row.first, partial(self._watch, row), self.scope.faults)
+        if self.scope.has_open():
+            self.pulse.wake()
 
     def _watch(self, row: ClientRow) -> None:
         if not self.attached:
@@ -82,18 +89,20 @@ class Process:
     def _before_fork(self) -> None:
         if self.attached:
             self.pulse.stop()
-            self._held = self.scope.hold()
+            if self.scope.hold():
+                self._forking.add(_thread.get_ident())
 
     def _after_in_parent(self) -> None:
-        if self._held:
-            self._held = False
+        if _thread.get_ident() in self._forking:
+            self._forking.discard(_thread.get_ident())
             self.scope.release()
 
     def _after_in_child(self) -> None:
-        self._held = False
+        self._forking.clear()
         self.pulse.forget()
         self.scope.begin()
-        for observer in self.scope.observers:
+        # Those that are let go of as well: they may be told again one day.
+        for observer in self._known:
             observer.forked()
         # Children of multiprocessing leave by os._exit: no atexit, but its own finalizers.
         util: Any = sys.modules.get("multiprocessing.util")
@@ -106,5 +115,5 @@ class Process:
 
     def _exit(self) -> None:
         if self.attached:
-            self.pulse.stop()
+            self.pulse.end()
             self.scope.finish()

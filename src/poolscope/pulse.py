@@ -26,13 +26,14 @@ class Pulse:
     def forget(self) -> None:
         """Begin anew in a forked child, where the thread does not exist."""
         self.beating = False
+        self._over = False
         self._allocate_lock = _thread.allocate_lock
         self._stopped = _thread.allocate_lock()
         self._running = _thread.allocate_lock()
 
     def wake(self) -> None:
         """Start beating unless it does."""
-        if self.beating:
+        if self.beating or self._over:
             return
         if self._allocate_lock is not _thread.allocate_lock:
             # gevent has patched itself in since: a greenlet that waits for a real lock would
@@ -47,6 +48,11 @@ class Pulse:
         except RuntimeError:  # no more threads, or the interpreter shuts down
             self.beating = False
             self._running.release()
+
+    def end(self) -> None:
+        """Stop for good: the interpreter shuts down, where no thread may be started."""
+        self._over = True
+        self.stop()
 
     def stop(self, timeout: float = 1.0) -> None:
         """Stop beating; waits ``timeout`` seconds at most for a beat under way."""

@@ -10,10 +10,14 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_left
 from collections import deque
+from operator import sub
 from typing import Any
 
 from poolscope.catalog import DURATION_BOUNDS
 from poolscope.events import Histogram, Origin
+
+#: The name under which records hang on the host's connections and pools.
+KEY = "_poolscope"
 
 _BUCKETS = len(DURATION_BOUNDS) + 1
 
@@ -59,8 +63,37 @@ class Tally:
         self.sums[bucket] += seconds
         self.counts[bucket] += 1
 
+    @staticmethod
+    def of(seconds: float) -> Histogram:
+        """Return a histogram of one sample."""
+        tally = Tally()
+        tally.add(seconds)
+        return Histogram(tuple(tally.counts), tuple(tally.sums))
 
-class Pool:
+    def delta(self) -> Histogram | None:
+        """Return what has come since the last call; for the drain alone."""
+        current, told = Histogram(tuple(self.counts), tuple(self.sums)), self.told
+        if told is None:
+            self.told = current
+            return current
+        if told.counts == current.counts:
+            return None  # a sum whose count is still to come stays for the next time
+        self.told = current
+        return Histogram(
+            tuple(map(sub, current.counts, told.counts)), tuple(map(sub, current.sums, told.sums))
+        )
+
+
+class _Uncopied:
+    """A record that stays behind when the host's object is copied or pickled."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
+
+
+class Pool(_Uncopied):
     """One host pool, as hooks see it; the fields below the line belong to the drain."""
 
     __slots__ = (
@@ -85,7 +118,7 @@ class Pool:
         self.gone = False
 
 
-class Carrier:
+class Carrier(_Uncopied):
     """What we hang on a client's connection object: it carries one connection after another."""
 
     __slots__ = (
@@ -123,7 +156,7 @@ class Connection:
     """One socket, from connect to close. ``reason`` is empty as long as the carrier owns it."""
 
     __slots__ = (
-        "adopted", "answered", "busy", "carrier", "closed_at", "ends_with", "idle_since",
+        "adopted", "answered", "busy", "carrier", "closed_at", "ends_with", "idle_since", "missed",
         "opened_at", "reason", "socket", "active", "busy_told", "known",
     )  # fmt: skip
 
@@ -139,6 +172,8 @@ class Connection:
         self.idle_since = opened_at
         self.reason = ""
         self.closed_at = 0.0
+        #: A request was under way on it when poolscope was taken out.
+        self.missed = False
         #: Keeps watch over the response that outlives it (``Connection: close``).
         self.ends_with: Ref | None = None
         #: The socket, weakly, to tell after a pause whether it is still the same.
@@ -151,7 +186,7 @@ class Connection:
     @property
     def is_reused(self) -> bool:
         """Whether the next request on it is not its first."""
-        return self.adopted or self.answered > 0
+        return self.adopted or self.answered > 0 or self.missed
 
     def watch(self, socket: Any) -> None:
         """Remember the socket, if it can be remembered without keeping it alive."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from operator import sub
+from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Any
 
@@ -14,8 +13,7 @@ from poolscope import events as ev
 from poolscope.observers import Observer
 from poolscope.origins import Origins, OriginState
 from poolscope.records import Carrier, Connection, Ledger, Pool, Tally
-
-log = logging.getLogger("poolscope")
+from poolscope.shield import is_the_hosts, say
 
 
 class Scope:
@@ -56,6 +54,14 @@ class Scope:
         self._lock.release()
 
     # ---- draining
+
+    def locked(self) -> AbstractContextManager[object]:
+        """Keep drains on other threads out while something is read that they write."""
+        return self._lock
+
+    def has_open(self) -> bool:
+        """Tell whether any connection is known to be open."""
+        return any(state.open for state in self._origins)
 
     def drain(self) -> None:
         """Fold everything written so far and tell the observers; safe from any thread.
@@ -108,6 +114,13 @@ class Scope:
         What finalizers write from now on waits in the ledger for the next ``introduce``.
         """
         with self._lock:
+            now = self.clock()
+            for connection in [known for state in self._origins for known in state.open]:
+                if connection.busy[1] is not None:
+                    # Nobody will see it come back, nor the answer that it is waiting for.
+                    connection.missed = True
+                    connection.give_back(now)
+                    connection.carrier.touch()
             self.drain()
             self._tell([ev.Levels(state.origin) for state in self._origins])
             self._let_go()
@@ -131,7 +144,9 @@ class Scope:
         for observer in list(self.observers):
             try:
                 observer.tell(events)
-            except Exception as error:  # noqa: BLE001 - an observer must not stop the others
+            except Exception as error:
+                if is_the_hosts(error):
+                    raise
                 self.observers.remove(observer)
                 where = f"observer.{type(observer).__name__}"
                 self.faults.append((where, repr(error)))
@@ -152,7 +167,9 @@ class Scope:
     def _shielded(self, step: Callable[..., None], *what: Any) -> None:
         try:
             step(*what)
-        except Exception as error:  # noqa: BLE001 - one bad row must not cost the others
+        except Exception as error:
+            if is_the_hosts(error):
+                raise
             self.faults.append((f"drain.{step.__name__}", repr(error)))
 
     def _tell_levels(self, state: OriginState, now: float) -> None:
@@ -223,7 +240,7 @@ class Scope:
 
     def _on_first(self, pool: Pool, seconds: float) -> None:
         origin = self._state(pool).origin
-        self._events.append(ev.Answered(origin, reused=False, latency=_single(seconds)))
+        self._events.append(ev.Answered(origin, reused=False, latency=Tally.of(seconds)))
 
     def _on_failed(self, pool: Pool, reused: bool, error: str) -> None:  # noqa: FBT001 - a log row
         self._events.append(ev.Failed(self._state(pool).origin, reused, error))
@@ -244,14 +261,14 @@ class Scope:
 
     def _on_wait_timed_out(self, pool: Pool, seconds: float) -> None:
         origin = self._state(pool).origin
-        self._events.append(ev.Waited(origin, _single(seconds)))
+        self._events.append(ev.Waited(origin, Tally.of(seconds)))
         self._events.append(ev.WaitTimedOut(origin))
 
     def _on_fault(self, where: str, what: str) -> None:
         self._events.append(ev.Faulted(where))
         if where not in self._told_faults:
             self._told_faults.add(where)
-            log.warning(
+            say(
                 "poolscope: a fault of its own in %s (%s). The application is not affected, "
                 "there is just less telemetry.",
                 where,
@@ -265,7 +282,7 @@ class Scope:
         carrier.dirty = False
         self._tell_tallies(carrier)
         connection = carrier.connection
-        if connection is None or connection.reason:
+        if connection is None or connection.closed_at:
             return
         if not connection.known:
             carrier.touch()  # its opening is in the log, behind the part that was read
@@ -288,33 +305,11 @@ class Scope:
             connection.busy_told = seconds
 
     def _tell_tallies(self, carrier: Carrier) -> None:
-        if carrier.reused is not None and (latency := _delta(carrier.reused)):
+        if carrier.reused is not None and (latency := carrier.reused.delta()):
             origin = self._state(carrier.pool).origin
             self._events.append(ev.Answered(origin, reused=True, latency=latency))
-        if carrier.waits is not None and (wait := _delta(carrier.waits)):
+        if carrier.waits is not None and (wait := carrier.waits.delta()):
             self._events.append(ev.Waited(self._state(carrier.pool).origin, wait))
-
-
-def _single(seconds: float) -> ev.Histogram:
-    """Return a histogram of one sample."""
-    tally = Tally()
-    tally.add(seconds)
-    return ev.Histogram(tuple(tally.counts), tuple(tally.sums))
-
-
-def _delta(tally: Tally) -> ev.Histogram | None:
-    """Return what came to the tally since it was last read."""
-    current = ev.Histogram(tuple(tally.counts), tuple(tally.sums))
-    told, tally.told = tally.told, current
-    if told is None:
-        return current
-    if told.counts == current.counts:
-        # A sum whose count is still to come stays for the next time.
-        tally.told = told
-        return None
-    return ev.Histogram(
-        tuple(map(sub, current.counts, told.counts)), tuple(map(sub, current.sums, told.sums))
-    )
 
 
 def new_scope(max_origins: int, observers: Iterable[Observer]) -> Scope:

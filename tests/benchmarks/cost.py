@@ -227,7 +227,8 @@ def main() -> None:
     extension = "with" if wrapt.FunctionWrapper.__module__ == "_wrappers" else "without"
     print(
         f"{time.strftime('%Y-%m-%d')}, Python {platform.python_version()}, "
-        f"urllib3 {urllib3.__version__}, wrapt {extension} its C extension, {platform.machine()} {sys.platform}"
+        f"urllib3 {urllib3.__version__}, wrapt {extension} its C extension, "
+        f"{platform.machine()} {sys.platform}"
     )
     quick = options.quick
     requests_and_connections(rounds=3 if quick else 40, size=200 if quick else 2000)

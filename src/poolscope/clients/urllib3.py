@@ -6,14 +6,13 @@ The hooks fit 1.26 and every 2.x. Nothing here may lock, log or call foreign cod
 
 from __future__ import annotations
 
-import _thread
 from typing import Any, NamedTuple
 
-from poolscope.clients.urllib3_records import KEY, still_open
-from poolscope.clients.urllib3_sockets import Sockets, running
+from poolscope.clients.urllib3_records import still_open
+from poolscope.clients.urllib3_sockets import Sockets, current
 from poolscope.patching import Hook
 from poolscope.pulse import Pulse
-from poolscope.records import Carrier, Pool, Tally
+from poolscope.records import KEY, Carrier, Pool, Tally
 from poolscope.scope import Scope
 
 __all__ = ["Client", "refuse", "still_open"]
@@ -60,7 +59,7 @@ class Client(Sockets):
 
     # ---- checkouts
 
-    def wait(self, host_pool: Any, _timeout: Any) -> _Wait | None:
+    def wait(self, host_pool: Any, *_args: Any, **_kwargs: Any) -> _Wait | None:
         """Before ``_get_conn``, where only a blocking pool makes anybody wait."""
         if not host_pool.block:
             return None
@@ -83,7 +82,7 @@ class Client(Sockets):
             pool.ledger.log.append(("wait_timed_out", pool, seconds))
             self.pulse.wake()
 
-    def give_back(self, _pool: Any, conn: Any) -> None:
+    def give_back(self, _pool: Any, conn: Any, *_args: Any, **_kwargs: Any) -> None:
         """Before ``_put_conn``: afterwards it may be somebody else's."""
         carrier = self.carrier(conn)
         if carrier is None:
@@ -98,7 +97,7 @@ class Client(Sockets):
 
     # ---- requests
 
-    def request(self, host_pool: Any, conn: Any) -> None:
+    def request(self, host_pool: Any, conn: Any, *_args: Any, **_kwargs: Any) -> None:
         """Before ``_validate_conn``: a request begins."""
         carrier = self.carrier(conn)
         if carrier is None:
@@ -108,31 +107,17 @@ class Client(Sockets):
         if not carrier.taken_at:  # a tunnel has connected before, and began with that
             self.take(carrier, self.clock())
         carrier.requesting = True
-        me = _thread.get_ident()
-        # A signal or logging handler may make a request in the middle of another one.
-        carrier.outer = running.get(me)
-        running[me] = carrier
+        outer = current.get()
+        if outer is not carrier:
+            if outer is not None and outer.requesting:
+                carrier.outer = outer  # a signal or logging handler makes a request inside another
+            current.set(carrier)
 
-    def headers(self, _headers: Any) -> None:
+    def headers(self, *_args: Any, **_kwargs: Any) -> None:
         """Before the headers are checked: the response has come, its body has not."""
-        me = _thread.get_ident()
-        carrier = running.get(me)
-        if carrier is None or not carrier.requesting:
-            return
-        connection = carrier.connection
-        tally = carrier.reused
-        if tally is None or connection is None or connection.reason or not connection.answered:
+        carrier = current.get()
+        if carrier is not None and carrier.requesting:
             self._answered(carrier)
-            return
-        # The rest is _answered() for the usual case, spelled out.
-        tally.add(self.clock() - carrier.taken_at)
-        connection.answered += 1
-        carrier.taken_at = 0.0
-        carrier.requesting = False
-        if carrier.outer is None:
-            del running[me]
-        else:
-            running[me], carrier.outer = carrier.outer, None
 
     def _answered(self, carrier: Carrier) -> None:
         now = self.clock()

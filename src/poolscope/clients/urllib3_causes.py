@@ -9,6 +9,8 @@ from http.client import HTTPException, IncompleteRead
 from types import FrameType
 from typing import Any, NamedTuple
 
+from poolscope.records import KEY, Pool
+
 _DEPTH = 24
 
 
@@ -56,13 +58,13 @@ def _reason_at(
     frame: FrameType, name: str, module: str, *, evicted: bool, pool_closed: bool
 ) -> str:
     """Name the reason that one frame stands for, or ""."""
-    if name == "_get_conn":
+    if name == "_get_conn" and _is_a_pools(frame, module):
         return "stale"
-    if name == "_put_conn":
+    if name == "_put_conn" and _is_a_pools(frame, module):
         return "pool_closed" if pool_closed else "pool_full"
-    if name == "_close_pool_connections":
+    if name == "_close_pool_connections" and module == "urllib3.connectionpool":
         return _why_pool_closed(frame.f_back, evicted=evicted)
-    if name == "_tunnel":
+    if name == "_tunnel" and module in ("http.client", "urllib3.connection"):
         return "error"
     if name == "_error_catcher" and module == "urllib3.response":
         # In a finally with an exception in flight, so this is that one.
@@ -70,6 +72,13 @@ def _reason_at(
     if name == "close" and module == "urllib3.response":
         return _why_response_closed(frame.f_back)
     return ""
+
+
+def _is_a_pools(frame: FrameType, module: str) -> bool:
+    """Tell a pool's method, perhaps of a subclass elsewhere, from a function of that name."""
+    if module == "urllib3.connectionpool":
+        return True
+    return isinstance(getattr(frame.f_locals.get("self"), KEY, None), Pool)
 
 
 def _why_response_closed(caller: FrameType | None) -> str:
@@ -186,6 +195,13 @@ def _unwrapped(error: BaseException | None) -> list[BaseException]:
 
 
 def _inside(error: BaseException) -> BaseException | None:
+    try:
+        return _look_inside(error)
+    except Exception:  # noqa: BLE001 - an exception of the host's may do anything when it is asked
+        return None
+
+
+def _look_inside(error: BaseException) -> BaseException | None:
     candidates: list[Any] = [
         getattr(error, "reason", None),
         getattr(error, "original_error", None),

@@ -10,11 +10,9 @@ from typing import Any
 
 from poolscope.events import Origin
 from poolscope.pulse import Pulse
-from poolscope.records import Carrier, Connection, Pool, Ref
+from poolscope.records import KEY, Carrier, Connection, Pool, Ref
 from poolscope.scope import Scope
 
-#: The name under which records hang on the host's connections and pools.
-KEY = "_poolscope"
 _PORTS = {"http": "80", "https": "443"}
 
 
@@ -103,6 +101,7 @@ class Records:
             if not connection.closed_at:
                 connection.end(self.clock(), connection.reason)
                 connection.carrier.ledger.log.append(("closed", connection))
+                self.pulse.wake()
         except Exception as error:  # noqa: BLE001 - our faults stay ours
             self._fault("body_gone", error)
 
@@ -114,6 +113,7 @@ class Records:
                 connection.end(self.clock(), "collected")
                 carrier.ledger.log.append(("closed", connection))
             carrier.ledger.log.append(("carrier_gone", carrier))
+            self.pulse.wake()
         except Exception as error:  # noqa: BLE001 - our faults stay ours
             self._fault("carrier_gone", error)
 
@@ -131,7 +131,10 @@ def still_open(connection: Connection) -> bool:
     """Tell whether a connection that nobody watched for a while is still the same, and open."""
     if connection.ends_with is not None:
         return connection.ends_with() is not None
-    conn = connection.carrier.ref and connection.carrier.ref()
+    carrier = connection.carrier
+    if carrier.connecting is not None and carrier.connection is connection:
+        return True  # it is being set up, and its connect() ends under our eyes
+    conn = carrier.ref and carrier.ref()
     sock = getattr(conn, "sock", None)
     return sock is not None and connection.socket is not None and connection.socket() is sock
 

@@ -6,8 +6,8 @@ host's stack: no lock, no log, no foreign code (see ``records``).
 
 from __future__ import annotations
 
-import _thread
 import sys
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from poolscope.clients.urllib3_causes import (
@@ -21,17 +21,9 @@ from poolscope.clients.urllib3_records import Records, origin
 from poolscope.events import Origin
 from poolscope.records import Carrier, Connection, Ref
 
-#: By thread (or greenlet), for whom the code runs that gets no connection as an argument.
-#: A context variable would do the same for one more microsecond a request.
-running: dict[int, Carrier | None] = {}
-
-
-def leave(me: int, outer: Carrier | None) -> None:
-    """Give the thread back to whose request was interrupted, if there is one."""
-    if outer is None:
-        running.pop(me, None)
-    else:
-        running[me] = outer
+#: For whom the code runs that gets no connection as an argument; true only as long as that one
+#: is ``requesting`` or ``connecting``. Every thread and every greenlet has its own.
+current: ContextVar[Carrier | None] = ContextVar("poolscope_current", default=None)
 
 
 class _Handshake(NamedTuple):
@@ -82,14 +74,13 @@ class Sockets(Records):
             carrier.connecting = conn
             if not carrier.taken_at:  # a tunnel connects before its request is made
                 self.take(carrier, now)
-        # Looked up on use, so that gevent's is taken where it has patched that in.
-        me = _thread.get_ident()
-        outer, running[me] = running.get(me), carrier
+        outer = current.get()
+        current.set(carrier)
         return _Connect(carrier, conn, outer, now, bool(_tunnel_host(conn)))
 
     def connected(self, call: _Connect, _result: Any, error: BaseException | None) -> None:
         """After ``connect``: name, TCP, tunnel and TLS are done, or one of them failed."""
-        leave(_thread.get_ident(), call.outer)
+        current.set(call.outer)
         carrier, conn = call.carrier, call.conn
         if carrier is None:
             return
@@ -128,7 +119,7 @@ class Sockets(Records):
         self, _sock: Any, _context: Any, tls_in_tls: Any, *_args: Any, **_kwargs: Any
     ) -> _Handshake | None:
         """Before a TLS handshake."""
-        carrier = running.get(_thread.get_ident())
+        carrier = current.get()
         if carrier is None or carrier.connecting is None:
             return None
         to = carrier.pool.origin
@@ -187,6 +178,7 @@ class Sockets(Records):
             carrier.ledger.log.append(("dropped", pool, why.reason, idle))
         connection.end(now, why.reason)
         carrier.ledger.log.append(("closed", connection))
+        self.pulse.wake()
 
     def _fail(self, carrier: Carrier, connection: Connection | None, why: Why) -> None:
         """Write down that the request under way will get no answer: its connection is given up."""
@@ -204,10 +196,10 @@ class Sockets(Records):
         """End the request under way, answered or not; return when it began."""
         if carrier.requesting:
             carrier.requesting = False
-            me = _thread.get_ident()
-            if running.get(me) is carrier:  # it is not if another thread closes the connection
-                leave(me, carrier.outer)
-            carrier.outer = None
+            if carrier.outer is not None:
+                if current.get() is carrier:  # it is not if another thread closes the connection
+                    current.set(carrier.outer)
+                carrier.outer = None
         began, carrier.taken_at = carrier.taken_at, 0.0
         return began
 
