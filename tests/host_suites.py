@@ -19,7 +19,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -31,7 +30,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = "host_suites_plugin"
-TEST_SECONDS = 60
+TEST_SECONDS = 40
 FILE_SECONDS = 300
 #: Tests for what is gone (App Engine with Python 2), or that need a browser.
 ELSEWHERE = {"appengine", "emscripten"}
@@ -43,7 +42,6 @@ RUN = "(the run)"
 class Combination:
     """A suite, at the version under test ("" is the newest), and what it runs on."""
 
-    name: str
     suite: str
     version: str
     directory: str
@@ -53,8 +51,8 @@ class Combination:
 # What the suites' own development requirements ask for, as far as the tests use it.
 URLLIB3_1 = (
     "pytest==8.3.2", "pytest-freezegun==0.4.2", "flaky==3.8.1", "tornado==6.4.1", "mock==5.1.0",
-    "cryptography==43.0.0", "PySocks==1.7.1", "pyOpenSSL", "idna", "trustme", "python-dateutil",
-    "six", "setuptools",
+    "cryptography==43.0.0", "PySocks==1.7.1", "pyOpenSSL==24.2.1", "idna", "trustme",
+    "python-dateutil", "six", "setuptools",
 )  # fmt: skip
 URLLIB3_2 = (
     "pytest", "pytest-socket", "anyio[trio]", "h2", "httpx", "hypercorn", "quart", "quart-trio",
@@ -63,13 +61,10 @@ URLLIB3_2 = (
 REQUESTS = ("pytest", "pytest-httpbin", "httpbin", "pytest-mock", "PySocks", "trustme")
 
 COMBINATIONS = {
-    combination.name: combination
-    for combination in (
-        Combination("urllib3-1", "urllib3", "1.26.20", "test", URLLIB3_1),
-        Combination("urllib3-2", "urllib3", "", "test", URLLIB3_2),
-        Combination("requests-1", "requests", "", "tests", (*REQUESTS, "urllib3==1.26.20")),
-        Combination("requests-2", "requests", "", "tests", (*REQUESTS, "urllib3>=2")),
-    )
+    "urllib3-1": Combination("urllib3", "1.26.20", "test", URLLIB3_1),
+    "urllib3-2": Combination("urllib3", "", "test", URLLIB3_2),
+    "requests-1": Combination("requests", "", "tests", (*REQUESTS, "urllib3==1.26.20")),
+    "requests-2": Combination("requests", "", "tests", (*REQUESTS, "urllib3>=2")),
 }
 
 
@@ -87,9 +82,9 @@ class Suite:
     files: list[Path]
 
 
-def prepare(combination: Combination, work: Path) -> Suite:
+def prepare(name: str, work: Path) -> Suite:
     """Make the environment and unpack the source distribution, unless that was done before."""
-    home = work / combination.name
+    combination, home = COMBINATIONS[name], work / name
     python = home / "venv" / "bin" / "python"
     if (home / "ready").exists():
         pip(python, "install", "--force-reinstall", "--no-deps", str(ROOT))
@@ -110,7 +105,7 @@ def prepare(combination: Combination, work: Path) -> Suite:
     source = next((home / "source").iterdir())
     found = sorted((source / combination.directory).rglob("test_*.py"))
     files = [file.relative_to(source) for file in found if not ELSEWHERE & set(file.parts)]
-    return Suite(combination.name, python, source, home, files)
+    return Suite(name, python, source, home, files)
 
 
 def pip(python: Path, verb: str, *args: str) -> None:
@@ -142,7 +137,7 @@ class Run:
 
 def run(suite: Suite, file: Path, *, attached: bool) -> Run:
     """Run one file in a process of its own; what it prints stays in the work directory."""
-    home = suite.work / "runs" / f"{'.'.join(file.with_suffix('').parts)}"
+    home = suite.work / "runs" / ".".join(file.with_suffix("").parts)
     home.mkdir(parents=True, exist_ok=True)
     number = len(list(home.glob("*.txt"))) + 1
     output = home / f"{number}-{'attached' if attached else 'bare'}.txt"
@@ -224,8 +219,8 @@ def judge(suite: Suite, file: Path) -> Verdict:
         bare.append(run(suite, file, attached=False))
         attached.append(run(suite, file, attached=True))
         flaky, differences = compare(bare, attached)
-    took = time.monotonic() - began
-    return Verdict(suite, file, bare[0], attached[-1], flaky, differences, took)
+    seconds = time.monotonic() - began
+    return Verdict(suite, file, bare[0], attached[-1], flaky, differences, seconds)
 
 
 def compare(bare: list[Run], attached: list[Run]) -> tuple[list[str], list[str]]:
@@ -250,13 +245,12 @@ def show(verdict: Verdict) -> None:
     """Print a line for a file, and below it what stands out."""
     bare, attached = words(verdict.bare.counts), words(verdict.attached.counts)
     same = "the same" if attached == bare else attached
-    where = f"{verdict.suite.name} {verdict.file}"
-    print(f"{where}: {bare}; attached: {same} ({verdict.seconds:.0f} s)")
-    for line in verdict.flaky:
-        print(f"  flaky: {line}")
-    for line in verdict.differences:
-        print(f"  DIFFERENCE: {line}")
-    sys.stdout.flush()
+    print(
+        f"{verdict.suite.name} {verdict.file} ({verdict.seconds:.0f} s): {bare}; attached: {same}"
+    )
+    stand_out = [f"  flaky: {line}" for line in verdict.flaky]
+    stand_out += [f"  DIFFERENCE: {line}" for line in verdict.differences]
+    print(*stand_out, sep="\n", end="\n" * bool(stand_out), flush=True)
 
 
 def words(counts: Counter[str]) -> str:
@@ -283,18 +277,17 @@ def conclude(suite: Suite, verdicts: list[Verdict]) -> bool:
 def main() -> int:
     """Run what was asked for; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = list(COMBINATIONS)
-    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--only", nargs="+", choices=COMBINATIONS, default=list(COMBINATIONS))
     parser.add_argument("--work", type=Path, help="keep environments and outputs here, for later")
     parser.add_argument("--jobs", type=int, default=2, help="how many files at a time")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as workers:
         work = (options.work or Path(scratch)).resolve()
-        chosen = [COMBINATIONS[name] for name in dict.fromkeys(options.only)]
-        suites = list(workers.map(lambda one: prepare(one, work), chosen))
+        suites = list(workers.map(lambda name: prepare(name, work), dict.fromkeys(options.only)))
         tasks = [(suite, file) for suite in suites for file in suite.files]
-        # The long ones first, or the last one keeps everybody waiting.
+        # The long ones first; test_pyopenssl is a short file that imports long ones.
         tasks.sort(key=lambda task: -(task[0].source / task[1]).stat().st_size)
+        tasks.sort(key=lambda task: "openssl" not in task[1].name)
         verdicts = []
         for ended in as_completed([workers.submit(judge, *task) for task in tasks]):
             verdicts.append(ended.result())

@@ -31,16 +31,15 @@ def _tell():
     gc.collect()
     exported = sum(len(family.samples) for family in registry.collect())
     summary = poolscope.snapshot()
-    patcher = poolscope._process.patchers.get("urllib3")
-    patches = patcher.patches if patcher else []
+    patcher = poolscope._process.patchers["urllib3"]
     asleep = [
         patch.target
-        for patch in patches
+        for patch in patcher.patches
         if not patch.active or vars(patch.owner).get(patch.attribute) is not patch.wrapper
     ]
     _write(
         faults=summary["faults"],
-        asleep=asleep + (patcher.degraded if patcher else []),
+        asleep=asleep + (patcher.degraded if patcher.patches else ["all"]),
         requests=sum(origin["requests"]["answered"] for origin in summary["origins"]),
         exported=exported,
     )

@@ -114,6 +114,7 @@ class Scope:
         What finalizers write from now on waits in the ledger for the next ``introduce``.
         """
         with self._lock:
+            self.drain()
             now = self.clock()
             for connection in [known for state in self._origins for known in state.open]:
                 if connection.busy[1] is not None:
