@@ -71,7 +71,10 @@ class Process:
             hooks = client.Client(self.scope, self.pulse).hooks
             self.patchers[row.package] = Patcher(hooks, self.scope.faults, client.refuse)
         # What closed while nobody watched is counted now; why, nobody can tell any more.
-        self.scope.settle(lambda connection: "" if client.still_open(connection) else "explicit")
+        self.scope.settle(
+            lambda connection: "" if client.still_open(connection) else "explicit",
+            client.is_checked_out,
+        )
         self.patchers[row.package].attach()
 
     def detach(self) -> None:

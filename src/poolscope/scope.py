@@ -84,8 +84,15 @@ class Scope:
         self.settle(lambda connection: connection.reason or "exit")
         self._let_go()
 
-    def settle(self, ended: Callable[[Connection], str]) -> None:
-        """Count as closed those open connections for which ``ended`` returns a reason."""
+    def settle(
+        self,
+        ended: Callable[[Connection], str],
+        in_use: Callable[[Connection], bool] = lambda _connection: False,
+    ) -> None:
+        """Count as closed those open connections for which ``ended`` returns a reason.
+
+        The others go on being busy if they are ``in_use``.
+        """
         with self._lock:
             self.drain()
             now = self.clock()
@@ -93,6 +100,9 @@ class Scope:
                 if reason := ended(connection):
                     connection.end(now, reason)
                     self.ledger.log.append(("closed", connection))
+                elif in_use(connection):
+                    connection.take(now)
+                    connection.carrier.touch()
             self.drain()
 
     def introduce(self, observers: Iterable[Observer]) -> None:

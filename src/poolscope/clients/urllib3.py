@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from poolscope.clients.urllib3_records import still_open
+from poolscope.clients.urllib3_records import is_checked_out, still_open
 from poolscope.clients.urllib3_sockets import Sockets, current
 from poolscope.patching import Hook
 from poolscope.pulse import Pulse
 from poolscope.records import KEY, Carrier, Pool, Tally
 from poolscope.scope import Scope
 
-__all__ = ["Client", "refuse", "still_open"]
+__all__ = ["Client", "is_checked_out", "refuse", "still_open"]
 
 # urllib3.future's versions are those of urllib3 with a last part from here on.
 _FUTURE = 900

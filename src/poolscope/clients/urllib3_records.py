@@ -139,6 +139,14 @@ def still_open(connection: Connection) -> bool:
     return sock is not None and connection.socket is not None and connection.socket() is sock
 
 
+def is_checked_out(connection: Connection) -> bool:
+    """Tell whether an open connection is not in its pool's queue; nobody watched for a while."""
+    conn = connection.carrier.ref and connection.carrier.ref()
+    host_pool = connection.carrier.pool.ref and connection.carrier.pool.ref()
+    queue = getattr(getattr(host_pool, "pool", None), "queue", ())
+    return connection.missed and not any(item is conn for item in list(queue))
+
+
 def _text(path: str | bytes) -> str:
     return path if isinstance(path, str) else path.decode("utf-8", "replace")
 
