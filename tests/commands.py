@@ -65,6 +65,9 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
             env=env,
+            # A group of its own, with a parent outside: the kernel discards stop signals for
+            # groups that are orphaned, as a CI job's may be.
+            preexec_fn=os.setpgrp,  # noqa: PLW1509 - one system call; process_group is 3.11's
         )
         line = self.process.stderr.readline()
         self.url = re.search(r"http://\S+/metrics", line).group()
