@@ -34,8 +34,7 @@ TEST_SECONDS = 40
 FILE_SECONDS = 300
 #: Tests for what is gone (App Engine with Python 2), or that need a browser.
 ELSEWHERE = {"appengine", "emscripten"}
-#: Stands for the process among the tests.
-RUN = "(the run)"
+RUN = "(the run)"  # stands for the process among the tests
 
 
 @dataclass(frozen=True)
@@ -279,7 +278,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=COMBINATIONS, default=list(COMBINATIONS))
     parser.add_argument("--work", type=Path, help="keep environments and outputs here, for later")
-    parser.add_argument("--jobs", type=int, default=2, help="how many files at a time")
+    parser.add_argument("--jobs", type=int, choices=range(1, 9), default=3, help="files at a time")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as workers:
         work = (options.work or Path(scratch)).resolve()

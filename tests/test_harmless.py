@@ -277,6 +277,33 @@ def test_a_connection_that_is_set_up_while_we_come_and_go_is_one(scope, serve, t
     assert sum(seen.opened.values()) == server.accepted == 1
 
 
+def test_a_tls_socket_that_knows_no_version_is_a_handshake_all_the_same(scope, serve):
+    """urllib3's own tests wrap sockets into such stand-ins."""
+
+    class Plain:
+        def __init__(self, sock):
+            self.makefile, self.sendall, self.close = sock.makefile, sock.sendall, sock.close
+            self.settimeout, self.fileno = sock.settimeout, sock.fileno
+            self.getpeercert = dict
+
+    class Context:
+        verify_mode, check_hostname, sock = 0, False, None
+
+        def wrap_socket(self, sock, **_options):
+            self.sock = sock
+            return Plain(sock)
+
+        def set_alpn_protocols(self, _protocols):
+            pass
+
+    server = serve(keep_alive)
+    seen = scope.of(server, scheme="https")
+    pool = urllib3.HTTPSConnectionPool(HOST, server.port, ssl_context=Context(), cert_reqs=0)
+    with pool, pytest.warns(urllib3.exceptions.InsecureRequestWarning):
+        pool.request("GET", "/")
+    assert (seen.handshakes, server.accepted) == (1, 1)
+
+
 def test_a_users_function_of_a_pools_name_is_the_users(scope, serve):
     server = serve(keep_alive)
     seen = scope.of(server)
