@@ -146,7 +146,7 @@ class Client(Sockets):
     def evict(self, container: Any, key: Any, _value: Any) -> None:
         """Before a manager stores a pool: the least recently used one may have to go."""
         pools = container._container  # noqa: SLF001 - nothing public names the victim
-        if key in pools or not pools or len(pools) < container._maxsize:  # noqa: SLF001
+        if key in pools or not pools or len(pools) < container._maxsize:  # noqa: SLF001 - as above
             return
         pool = getattr(next(iter(pools.values())), KEY, None)
         if isinstance(pool, Pool) and not pool.evicted:
