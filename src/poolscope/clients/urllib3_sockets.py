@@ -135,8 +135,9 @@ class Sockets(Records):
         seconds = self.clock() - began
         version = resumed = failed = ""
         if error is None:
-            asked = getattr(sock, "version", None)  # a stand-in in somebody's tests has none
-            version = str(asked() or "").removeprefix("TLSv") if callable(asked) else ""
+            spoken = getattr(sock, "version", None)  # a stand-in in somebody's tests may not tell
+            spoken = spoken() if callable(spoken) else None
+            version = spoken.removeprefix("TLSv") if isinstance(spoken, str) else ""
             reused = getattr(getattr(sock, "sslobj", sock), "session_reused", None)
             resumed = "" if reused is None else str(bool(reused)).lower()
         else:
