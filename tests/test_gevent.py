@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from commands import counts_of, own_counts, report_of, run
+from commands import counts_of, origin_of, own_counts, report_of, run
 from peers import keep_alive
 
 pytest.importorskip("gevent", reason="gevent is not installed")
 
 ORDERS = {
     "patched first": "monkey.patch_all(); poolscope.instrument(())",
+    # All greenlets have one thread's number then.
+    "sockets alone": "monkey.patch_socket(); monkey.patch_select(); poolscope.instrument(())",
     "attached first": "poolscope.instrument(()); monkey.patch_all()",
 }
 GREENLETS = """
@@ -47,6 +49,7 @@ def test_greenlets_are_counted_in_either_order(serve, order):
     assert result.returncode == 0, result.stderr
     snapshot = json.loads(result.stdout)
     assert counts_of(snapshot, server) == own_counts(server)
+    assert origin_of(snapshot, server)["requests"]["first"] == server.accepted
     assert snapshot["faults"] == {}
     assert "Warning" not in result.stderr
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import copy
 import gc
 import inspect
-import json
 import logging
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -337,34 +334,3 @@ def test_an_exception_that_does_not_like_to_be_asked_is_other(scope, serve):
                 pool.request("POST", "/", body=body(), retries=False)
     assert seen.failed == {("first", "other"): 6}
     gc.collect()
-
-
-GREENLETS = """
-import json, sys
-from gevent import monkey, pool
-monkey.patch_socket()
-monkey.patch_select()
-import poolscope, urllib3
-poolscope.instrument(())
-manager = urllib3.PoolManager(maxsize=8)
-pool.Pool(8).map(lambda _: manager.request("GET", sys.argv[1]).status, range(40))
-manager.clear()
-print(json.dumps(poolscope.snapshot()))
-"""
-
-
-def test_greenlets_that_share_a_thread_are_told_apart(serve):
-    """Gevent without its patch of threads: all greenlets have one thread's number."""
-    pytest.importorskip("gevent", reason="gevent is not installed")
-    server = serve(keep_alive)
-    result = subprocess.run(
-        [sys.executable, "-c", GREENLETS, server.url],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    (row,) = json.loads(result.stdout)["origins"]
-    assert row["requests"]["answered"] == server.answered == 40
-    assert row["requests"]["first"] == row["connections"]["opened"] == server.accepted

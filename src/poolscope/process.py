@@ -17,7 +17,7 @@ from poolscope.observers import Observer
 from poolscope.patching import Patcher, when_imported
 from poolscope.pulse import Pulse
 from poolscope.readings import Readings
-from poolscope.scope import Scope, new_scope
+from poolscope.scope import Scope
 
 log = logging.getLogger("poolscope")
 
@@ -29,7 +29,7 @@ class Process:
     """
 
     def __init__(self, max_origins: int) -> None:
-        self.scope: Scope = new_scope(max_origins, ())
+        self.scope = Scope(max_origins)
         self.readings = Readings()
         self.pulse = Pulse(self.scope.drain)
         #: By the client's package, once the application has imported it.
@@ -106,7 +106,10 @@ class Process:
         self.scope.begin()
         # Those that are let go of as well: they may be told again one day.
         for observer in self._known:
-            observer.forked()
+            try:
+                observer.forked()
+            except Exception as error:  # noqa: BLE001 - nor may it reach the host's fork
+                self.scope.faults.append((f"observer.{type(observer).__name__}", repr(error)))
         # Children of multiprocessing leave by os._exit: no atexit, but its own finalizers.
         util: Any = sys.modules.get("multiprocessing.util")
         if util is not None:

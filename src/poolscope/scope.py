@@ -23,12 +23,10 @@ class Scope:
     second, a scrape, the end of the process.
     """
 
-    def __init__(
-        self, max_origins: int, observers: Iterable[Observer], clock: Callable[[], float]
-    ) -> None:
-        self.clock = clock
+    def __init__(self, max_origins: int) -> None:
+        self.clock = perf_counter
         self.max_origins = max_origins
-        self.observers = list(observers)
+        self.observers: list[Observer] = []
         #: Where our own code failed, and how; told by the next drain.
         self.faults: deque[tuple[str, str]] = deque()
         self._told_faults: set[str] = set()
@@ -66,7 +64,8 @@ class Scope:
     def drain(self) -> None:
         """Fold everything written so far and tell the observers; safe from any thread.
 
-        Never raises: a scrape of the application's own metrics may stand behind it.
+        Raises nothing of ours, as a scrape of the application's own metrics may stand behind it;
+        only what a signal handler of the host raises meanwhile comes through.
         """
         with self._lock:
             if self._draining or not self.attached:
@@ -321,8 +320,3 @@ class Scope:
             self._events.append(ev.Answered(origin, reused=True, latency=latency))
         if carrier.waits is not None and (wait := carrier.waits.delta()):
             self._events.append(ev.Waited(self._state(carrier.pool).origin, wait))
-
-
-def new_scope(max_origins: int, observers: Iterable[Observer]) -> Scope:
-    """Make a scope on the real clock."""
-    return Scope(max_origins, observers, perf_counter)

@@ -33,7 +33,7 @@ from poolscope.backends import prometheus
 from poolscope.events import Origin
 from poolscope.readings import Readings
 from poolscope.records import Carrier, Connection, Pool, Tally
-from poolscope.scope import new_scope
+from poolscope.scope import Scope
 
 MICRO = 1e6
 OTEL = "opentelemetry.instrumentation.urllib3"
@@ -186,7 +186,7 @@ def growth(requests: int, connections: int) -> None:
 def scrapes(origins: int, connections: int, rounds: int) -> None:
     """Print what a scrape costs with so many origins and open connections, all just used."""
     registry = CollectorRegistry()
-    scope = new_scope(origins, ())
+    scope = Scope(origins)
     observer = prometheus.observer(registry, scope.drain)
     scope.introduce((Readings(), observer))
     carriers = []
