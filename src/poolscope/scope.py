@@ -100,7 +100,7 @@ class Scope:
                     connection.end(now, reason)
                     self.ledger.log.append(("closed", connection))
                 elif in_use(connection):
-                    connection.take(now)
+                    connection.busy_since = now
                     connection.carrier.touch()
             self.drain()
 
@@ -126,7 +126,7 @@ class Scope:
             self.drain()
             now = self.clock()
             for connection in [known for state in self._origins for known in state.open]:
-                if connection.busy[1] is not None:
+                if connection.busy_since:
                     # Nobody will see it come back, nor the answer that it is waiting for.
                     connection.missed = True
                     connection.give_back(now)
@@ -298,7 +298,7 @@ class Scope:
             carrier.touch()  # its opening is in the log, behind the part that was read
             return
         self._tell_busy(connection, now)
-        active = connection.busy[1] is not None
+        active = bool(connection.busy_since)
         state = self._state(carrier.pool)
         state.active += active - connection.active
         connection.active = active
@@ -306,9 +306,7 @@ class Scope:
             carrier.touch()  # time goes on while it is checked out
 
     def _tell_busy(self, connection: Connection, now: float) -> None:
-        seconds, since = connection.busy
-        if since is not None:
-            seconds += max(0.0, now - since)
+        seconds = connection.busy(now)
         if seconds > connection.busy_told:
             origin = self._state(connection.carrier.pool).origin
             self._events.append(ev.Busy(origin, seconds - connection.busy_told))
