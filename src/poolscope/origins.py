@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from poolscope.events import Levels, Origin
+from poolscope.events import Answered, AnyEvent, Busy, Levels, Origin, Waited
+from poolscope.records import Tally
 from poolscope.shield import say
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ class OriginState:
         #: Evicted pools that had connections and that no new pool has replaced yet.
         self.evicted = 0
         self.told_levels: Levels | None = None
+        #: Since the last telling: latencies of first and of reused requests, waits, busy seconds.
+        self.first, self.reused, self.waits = Tally(), Tally(), Tally()
+        self.busy = 0.0
 
     def cause(self, pool: Pool) -> str:
         """Decide why ``pool`` opens a connection now, and remember that it did."""
@@ -63,6 +67,23 @@ class OriginState:
         del self.open[connection]
         self.active -= connection.active
         self.opened_sum -= connection.opened_at
+
+    def told(self, now: float) -> Iterator[AnyEvent]:
+        """Yield what has come since the last time, added up, and the levels if they changed."""
+        origin = self.origin
+        if first := self.first.take():
+            yield Answered(origin, reused=False, latency=first)
+        if reused := self.reused.take():
+            yield Answered(origin, reused=True, latency=reused)
+        if waits := self.waits.take():
+            yield Waited(origin, waits)
+        if self.busy:
+            yield Busy(origin, self.busy)
+            self.busy = 0.0
+        levels = self.levels(now)
+        if levels != self.told_levels:
+            self.told_levels = levels
+            yield levels
 
     def levels(self, now: float) -> Levels:
         """Read what is open now; ages in seconds."""

@@ -20,8 +20,9 @@ MAX_FAULTS = 5
 _MISSING = object()
 
 
-# What stands in the place of a host's function. It is a text because the parameters have to be
-# spelled out: to collect and spread *args and **kwargs takes ten times as long.
+# What stands in the place of a host's function that is called with every request. It is a text
+# because the parameters have to be spelled out: to collect and spread *args and **kwargs takes
+# ten times as long.
 _HOOKED = """
 def hooked({parameters}):
     state = None
@@ -112,14 +113,22 @@ class Patch:
         self.wrapper = None
 
     def _wrap(self, wrapped: Callable[..., Any]) -> Any:
-        hooked = self._hooked(wrapped)
+        """Return what stands in the host's place; it calls the host exactly once."""
         if self._is_hot(wrapped):
-            return functools.wraps(wrapped)(hooked)
+            return functools.wraps(wrapped)(self._hooked(wrapped))
+        before = self._before_any if self.hook.hot else self.hook.before
 
-        def call(_bound: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-            return (
-                hooked(*args, **kwargs) if instance is None else hooked(instance, *args, **kwargs)
-            )
+        def call(bound: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+            state = None
+            if self.active:
+                try:
+                    given = args if instance is None else (instance, *args)
+                    state = before(*given, **kwargs)
+                except Exception as error:  # noqa: BLE001 - our faults stay ours
+                    self._fault(error)
+            if state is None or self.hook.after is None:
+                return bound(*args, **kwargs)
+            return self._around(state, bound, *args, **kwargs)
 
         return wrapt.FunctionWrapper(wrapped, call)
 
@@ -141,18 +150,16 @@ class Patch:
         )
 
     def _hooked(self, wrapped: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function that stands in the host's place; it calls the host exactly once."""
-        is_hot = self._is_hot(wrapped)
-        parameters = self.hook.hot if is_hot else "*args, **kwargs"
+        """Return the same as a plain function with the host's own parameters."""
+        arguments = ", ".join(self.hook.parameters)
+        source = _HOOKED.format(parameters=self.hook.hot, arguments=arguments)
         names = {
             "patch": self,
             "wrapped": wrapped,
-            "before": self.hook.before if is_hot or not self.hook.hot else self._before_any,
+            "before": self.hook.before,
             "around": self._around if self.hook.after else None,
             "fault": self._fault,
         }
-        arguments = ", ".join(self.hook.parameters) if is_hot else parameters
-        source = _HOOKED.format(parameters=parameters, arguments=arguments)
         exec(compile(source, f"<hook of {self.target}>", "exec"), names)  # noqa: S102 - our own text
         hooked: Callable[..., Any] = names["hooked"]  # type: ignore[assignment] # exec made it
         return hooked

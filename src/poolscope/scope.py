@@ -12,7 +12,7 @@ from typing import Any
 from poolscope import events as ev
 from poolscope.observers import Observer
 from poolscope.origins import Origins, OriginState
-from poolscope.records import Carrier, Connection, Ledger, Pool, Tally
+from poolscope.records import Carrier, Connection, Ledger, Pool
 from poolscope.shield import is_the_hosts, say
 
 
@@ -30,6 +30,8 @@ class Scope:
         #: Where our own code failed, and how; told by the next drain.
         self.faults: deque[tuple[str, str]] = deque()
         self._told_faults: set[str] = set()
+        named = ((name.removeprefix("_on_"), name) for name in dir(self))
+        self._steps = {kind: getattr(self, name) for kind, name in named if kind != name}
         self.begin()
 
     def begin(self) -> None:
@@ -165,12 +167,12 @@ class Scope:
         ledger = self.ledger
         for _ in range(len(ledger.log)):
             kind, *what = ledger.log.popleft()
-            self._shielded(getattr(self, f"_on_{kind}"), *what)
+            self._shielded(self._steps[kind], *what)
         now = self.clock()
         for _ in range(len(ledger.dirty)):
             self._shielded(self._fold_carrier, ledger.dirty.popleft(), now)
         for state in self._origins:
-            self._shielded(self._tell_levels, state, now)
+            self._shielded(self._tell_state, state, now)
         while self.faults:
             self._on_fault(*self.faults.popleft())
 
@@ -182,14 +184,17 @@ class Scope:
                 raise
             self.faults.append((f"drain.{step.__name__}", repr(error)))
 
-    def _tell_levels(self, state: OriginState, now: float) -> None:
-        levels = state.levels(now)
-        if levels != state.told_levels:
-            state.told_levels = levels
-            self._events.append(levels)
+    def _tell_state(self, state: OriginState, now: float) -> None:
+        self._events.extend(state.told(now))
 
     def _state(self, pool: Pool) -> OriginState:
-        state, is_new = self._origins.find(pool.origin)
+        state: OriginState | None = pool.state
+        if state is None:
+            state = pool.state = self._state_of(pool.origin)
+        return state
+
+    def _state_of(self, origin: ev.Origin) -> OriginState:
+        state, is_new = self._origins.find(origin)
         if is_new:
             self._events.append(ev.OriginSeen(state.origin))
         return state
@@ -208,7 +213,7 @@ class Scope:
 
     def _on_moved(self, pool: Pool, origin: ev.Origin) -> None:
         self._state(pool).pools.pop(pool, None)
-        pool.origin = origin
+        pool.origin, pool.state = origin, None
         if not pool.gone:
             self._state(pool).pools[pool] = None
 
@@ -220,7 +225,7 @@ class Scope:
         self._carriers.add(carrier)
 
     def _on_carrier_gone(self, carrier: Carrier) -> None:
-        self._tell_tallies(carrier)
+        self._add_tallies(carrier)
         self._carriers.discard(carrier)
 
     def _on_opened(self, connection: Connection) -> None:
@@ -240,7 +245,7 @@ class Scope:
         if not connection.known:
             return
         state = self._state(connection.carrier.pool)
-        self._tell_busy(connection, connection.closed_at)
+        self._add_busy(connection, connection.closed_at)
         state.remove(connection)
         if not connection.adopted:
             seconds = max(0.0, connection.closed_at - connection.opened_at)
@@ -249,8 +254,7 @@ class Scope:
             )
 
     def _on_first(self, pool: Pool, seconds: float) -> None:
-        origin = self._state(pool).origin
-        self._events.append(ev.Answered(origin, reused=False, latency=Tally.of(seconds)))
+        self._state(pool).first.add(seconds)
 
     def _on_failed(self, pool: Pool, reused: bool, error: str) -> None:  # noqa: FBT001 - a log row
         self._events.append(ev.Failed(self._state(pool).origin, reused, error))
@@ -261,18 +265,16 @@ class Scope:
     def _on_handshake(
         self, origin: ev.Origin, seconds: float, version: str, resumed: str, error: str
     ) -> None:
-        state, is_new = self._origins.find(origin)
-        if is_new:
-            self._events.append(ev.OriginSeen(state.origin))
-        self._events.append(ev.Handshake(state.origin, seconds, version, resumed, error))
+        to = self._state_of(origin).origin
+        self._events.append(ev.Handshake(to, seconds, version, resumed, error))
 
     def _on_dropped(self, pool: Pool, reason: str, seconds: float) -> None:
         self._events.append(ev.FoundDropped(self._state(pool).origin, reason, seconds))
 
     def _on_wait_timed_out(self, pool: Pool, seconds: float) -> None:
-        origin = self._state(pool).origin
-        self._events.append(ev.Waited(origin, Tally.of(seconds)))
-        self._events.append(ev.WaitTimedOut(origin))
+        state = self._state(pool)
+        state.waits.add(seconds)
+        self._events.append(ev.WaitTimedOut(state.origin))
 
     def _on_fault(self, where: str, what: str) -> None:
         self._events.append(ev.Faulted(where))
@@ -290,14 +292,14 @@ class Scope:
     def _fold_carrier(self, carrier: Carrier, now: float) -> None:
         # Cleared before reading: what is written from here on asks for another look.
         carrier.dirty = False
-        self._tell_tallies(carrier)
+        self._add_tallies(carrier)
         connection = carrier.connection
         if connection is None or connection.closed_at:
             return
         if not connection.known:
             carrier.touch()  # its opening is in the log, behind the part that was read
             return
-        self._tell_busy(connection, now)
+        self._add_busy(connection, now)
         active = bool(connection.busy_since)
         state = self._state(carrier.pool)
         state.active += active - connection.active
@@ -305,16 +307,15 @@ class Scope:
         if active:
             carrier.touch()  # time goes on while it is checked out
 
-    def _tell_busy(self, connection: Connection, now: float) -> None:
+    def _add_busy(self, connection: Connection, now: float) -> None:
         seconds = connection.busy(now)
         if seconds > connection.busy_told:
-            origin = self._state(connection.carrier.pool).origin
-            self._events.append(ev.Busy(origin, seconds - connection.busy_told))
+            self._state(connection.carrier.pool).busy += seconds - connection.busy_told
             connection.busy_told = seconds
 
-    def _tell_tallies(self, carrier: Carrier) -> None:
-        if carrier.reused is not None and (latency := carrier.reused.delta()):
-            origin = self._state(carrier.pool).origin
-            self._events.append(ev.Answered(origin, reused=True, latency=latency))
-        if carrier.waits is not None and (wait := carrier.waits.delta()):
-            self._events.append(ev.Waited(self._state(carrier.pool).origin, wait))
+    def _add_tallies(self, carrier: Carrier) -> None:
+        state = self._state(carrier.pool)
+        if carrier.reused is not None:
+            carrier.reused.pass_on(state.reused)
+        if carrier.waits is not None:
+            carrier.waits.pass_on(state.waits)
