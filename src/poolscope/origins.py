@@ -39,7 +39,7 @@ class OriginState:
         had_connections, self.had_connections = self.had_connections, True
         pool.used = True
         if pool.unreplaced:
-            return f"replaced_{pool.unreplaced.popleft()}"
+            return f"replaced_{pool.unreplaced.pop(0)}"
         if pool.open:
             return "growth"
         # Too many origins share the memory of _other: it can't tell whose connections it had.

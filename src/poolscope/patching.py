@@ -20,10 +20,19 @@ MAX_FAULTS = 5
 _MISSING = object()
 
 
-# What stands in the place of a host's function that is called with every request. It is a text
+# What stands in the place of a host's function that is called with every request. These are texts
 # because the parameters have to be spelled out: to collect and spread *args and **kwargs takes
 # ten times as long.
-_HOOKED = """
+_BEFORE = """
+def hooked({parameters}):
+    if patch.active:
+        try:
+            before({arguments})
+        except Exception as error:
+            fault(error)
+    return wrapped({arguments})
+"""
+_AROUND = """
 def hooked({parameters}):
     state = None
     if patch.active:
@@ -31,7 +40,7 @@ def hooked({parameters}):
             state = before({arguments})
         except Exception as error:
             fault(error)
-    if state is None or around is None:
+    if state is None:
         return wrapped({arguments})
     return around(state, wrapped, {arguments})
 """
@@ -151,13 +160,13 @@ class Patch:
 
     def _hooked(self, wrapped: Callable[..., Any]) -> Callable[..., Any]:
         """Return the same as a plain function with the host's own parameters."""
-        arguments = ", ".join(self.hook.parameters)
-        source = _HOOKED.format(parameters=self.hook.hot, arguments=arguments)
+        text = _AROUND if self.hook.after else _BEFORE
+        source = text.format(parameters=self.hook.hot, arguments=", ".join(self.hook.parameters))
         names = {
             "patch": self,
             "wrapped": wrapped,
             "before": self.hook.before,
-            "around": self._around if self.hook.after else None,
+            "around": self._around,
             "fault": self._fault,
         }
         exec(compile(source, f"<hook of {self.target}>", "exec"), names)  # noqa: S102 - our own text

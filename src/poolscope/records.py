@@ -25,13 +25,15 @@ class Ledger:
     """What this process has written down since the last drain.
 
     ``log`` keeps what happened in the order in which it happened, so that causes can be decided
-    later; ``dirty`` names the carriers whose numbers moved. A forked child gets a new ledger:
-    records that point to another one belong to the parent.
+    later; ``dirty`` names the carriers whose numbers moved. ``carriers`` keeps those whose
+    connection object lives, as their weak references have to outlive it. A forked child gets a
+    new ledger: records that point to another one belong to the parent.
     """
 
-    __slots__ = ("dirty", "log")
+    __slots__ = ("carriers", "dirty", "log")
 
     def __init__(self) -> None:
+        self.carriers: set[Carrier] = set()
         self.log: deque[tuple[Any, ...]] = deque()
         self.dirty: deque[Carrier] = deque()
 
@@ -114,7 +116,7 @@ class Pool(_Uncopied):
         self.state: Any = None  # an OriginState, but records know nobody
         self.used = False
         self.open = 0
-        self.unreplaced: deque[str] = deque()
+        self.unreplaced: list[str] = []
         self.gone = False
 
 

@@ -39,7 +39,6 @@ class Scope:
         self.ledger = Ledger()
         self.faults.clear()
         self._origins = Origins(self.max_origins)
-        self._carriers: set[Carrier] = set()
         # Re-entrant, because a finalizer that runs inside a drain may ask for one.
         self._lock = threading.RLock()
         self._draining = False
@@ -220,13 +219,6 @@ class Scope:
     def _on_evicted(self, pool: Pool) -> None:
         if pool.used:
             self._state(pool).evicted += 1
-
-    def _on_carrier(self, carrier: Carrier) -> None:
-        self._carriers.add(carrier)
-
-    def _on_carrier_gone(self, carrier: Carrier) -> None:
-        self._add_tallies(carrier)
-        self._carriers.discard(carrier)
 
     def _on_opened(self, connection: Connection) -> None:
         pool = connection.carrier.pool
