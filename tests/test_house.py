@@ -24,6 +24,7 @@ ARROWS = {
     "config": set(),
     "pulse": set(),
     "shield": set(),
+    "suppression": set(),
     "records": VOCABULARY,
     "observers": {"events"},
     "metrics": VOCABULARY | {"observers"},
@@ -38,8 +39,9 @@ ARROWS = {
     "process": {"clients", "observers", "patching", "pulse", "readings", "scope"},
     "relay": {"events", "observers", "__init__"},
     "collector": {"events", "observers", "origins"},
-    "clients": VOCABULARY | {"patching", "pulse", "records", "scope"},
-    "backends": VOCABULARY | {"metrics", "observers"},
+    "clients": VOCABULARY | {"patching", "pulse", "records", "scope", "suppression"},
+    "backends": VOCABULARY | {"metrics", "observers", "readings", "__version__"},
+    "instrumentor": {"__init__"},
     "__init__": {"backends", "config", "observers", "process", "readings", "summary"},
 }
 # Outermost, they may use everything.
@@ -49,7 +51,7 @@ VENDORS = {
     "wrapt": {"patching", "cli"},
     "prometheus_client": {"backends", "scrape", "cli"},
     "urllib3": {"clients"},
-    "opentelemetry": {"backends"},
+    "opentelemetry": {"backends", "instrumentor", "cli"},
 }
 
 

@@ -141,7 +141,7 @@ def test_a_registry_with_somebody_elses_metrics_of_that_name_is_refused():
 
 
 def test_something_that_is_no_observer_is_refused():
-    with pytest.raises(TypeError, match="CollectorRegistry or an object of a class derived"):
+    with pytest.raises(TypeError, match="MeterProvider or an object of a class derived"):
         poolscope.instrument(42)
     with pytest.raises(TypeError, match="'text'"):
         poolscope.instrument(["text"])

@@ -103,6 +103,7 @@ def _resolve(observers: Any) -> list[Any]:
 
 def _unknown(target: object) -> str:
     return (
-        f"instrument() can't report to {target!r}: give it a Prometheus CollectorRegistry or an "
-        "object of a class derived from poolscope.observers.Observer."
+        f"instrument() can't report to {target!r}: give it a Prometheus CollectorRegistry, an "
+        "OpenTelemetry MeterProvider or an object of a "
+        "class derived from poolscope.observers.Observer."
     )

@@ -218,6 +218,9 @@ CATALOG = (
     POOLS_OPEN, FAULTS,
 )  # fmt: skip
 
+#: What is open now, read at each drain.
+LEVELS = tuple(metric for metric in CATALOG if metric.kind in ("gauge", "updowncounter"))
+
 #: Why a connection closed (``poolscope.reason``), a fixed set; the first cause seen wins.
 REASONS = (
     "server_close", "stale", "reset", "pool_full", "unread", "pool_closed", "evicted",

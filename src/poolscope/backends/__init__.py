@@ -24,7 +24,10 @@ class Backend:
     @property
     def installed(self) -> bool:
         """Whether the vendor's package can be imported."""
-        return importlib.util.find_spec(self.vendor) is not None
+        try:
+            return importlib.util.find_spec(self.vendor) is not None
+        except ModuleNotFoundError:  # nor the package that it is in
+            return False
 
     def accepts(self, target: Any) -> bool:
         """Whether ``target`` is this vendor's; looks at the class's bases, imports nothing."""
@@ -41,5 +44,11 @@ BACKENDS = (
         "poolscope.backends.prometheus",
         "prometheus_client",
         ("prometheus_client.registry", "CollectorRegistry"),
+    ),
+    # Its API alone is heard by nobody, so that there has to be an SDK.
+    Backend(
+        "poolscope.backends.otel",
+        "opentelemetry.sdk",
+        ("opentelemetry.metrics", "MeterProvider"),
     ),
 )

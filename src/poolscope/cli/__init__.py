@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--port", type=_port, default=DEFAULT_PORT, help="of /metrics (%(default)s)")
     run.add_argument("--host", default="127.0.0.1", help="to serve /metrics on (%(default)s)")
+    run.add_argument(
+        "--otlp", metavar="URL", help="export over OTLP, too (or OTEL_EXPORTER_OTLP_ENDPOINT)"
+    )
     run.add_argument("--max-origins", metavar="N", help="how many origins to tell apart (100)")
     run.add_argument(
         "--report",
@@ -100,7 +103,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         os.environ.pop(name, None)
     from poolscope.cli.run import Options, run  # noqa: PLC0415 - each verb imports its own
 
-    names = ("host", "port", "max_origins", "report", "json")
+    names = ("host", "port", "otlp", "max_origins", "report", "json")
     return run(command, environ, Options(**{name: getattr(options, name) for name in names}))
 
 

@@ -15,10 +15,13 @@ from prometheus_client import CollectorRegistry
 
 from poolscope import config
 from poolscope.backends import prometheus
+from poolscope.cli.export import Export
+from poolscope.cli.export import endpoint as otlp_endpoint
 from poolscope.cli.report import print_report
 from poolscope.cli.serve import Endpoint
 from poolscope.cli.supervise import CannotStartError, Command, end_like, execute
 from poolscope.collector import Collector
+from poolscope.observers import Observer
 from poolscope.readings import Readings
 from poolscope.relay import SOCKET
 from poolscope.summary import summarize
@@ -35,6 +38,7 @@ class Options:
 
     host: str
     port: int
+    otlp: str | None
     max_origins: str | None
     report: bool
     json: bool
@@ -46,7 +50,7 @@ class Account:
     Raises ``OSError`` if there is no place for it.
     """
 
-    def __init__(self, max_origins: int) -> None:
+    def __init__(self, max_origins: int, export: Export | None) -> None:
         self.registry = CollectorRegistry()
         self.readings = Readings()
         base = tempfile.gettempdir()
@@ -54,13 +58,18 @@ class Account:
             base = "/tmp"  # noqa: S108 - mkdtemp makes it private
         self._directory = tempfile.mkdtemp(prefix="poolscope-", dir=base)
         self.path = f"{self._directory}/collector"
-        observers = (prometheus.observer(self.registry, lambda: None), self.readings)
+        observers: list[Observer] = [prometheus.observer(self.registry, _nothing), self.readings]
+        self._export = export
+        if export is not None:
+            observers.append(export.observer)
         self.collector = Collector(self.path, observers, max_origins)
         self.collector.start()
 
     def close(self) -> None:
         """Read what is left to be read, and clean up."""
         self.collector.finish()
+        if self._export is not None:
+            self._export.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
@@ -89,8 +98,9 @@ def _supervise(
 ) -> int:
     command = Command()  # signals wait for it from here on, in all threads
     account = endpoint = None
+    export = _open_export(program, environ, options)
     try:
-        account = Account(maximum)
+        account = Account(maximum, export)
         endpoint = _open_endpoint(options, account.registry)
         environ = environment(account.path, maximum, environ)
     except OSError as error:
@@ -118,6 +128,18 @@ def environment(path: str, max_origins: int, environ: Mapping[str, str]) -> dict
     found[SOCKET] = path
     found["POOLSCOPE_MAX_ORIGINS"] = str(max_origins)
     return found
+
+
+def _open_export(program: str, environ: Mapping[str, str], options: Options) -> Export | None:
+    """Export if the command line or the environment says so; a bad option ends everything here."""
+    try:
+        url = otlp_endpoint(options.otlp, environ)
+        return Export(url, program, environ, _say) if url else None
+    except config.ConfigError as error:
+        if options.otlp is not None:
+            raise
+        _say(f"nothing is exported over OTLP: {error}")
+        return None
 
 
 def _open_endpoint(options: Options, registry: object) -> Endpoint | None:
@@ -158,6 +180,10 @@ def _report(account: Account, options: Options) -> None:
         )
     if options.report:
         print_report(summarize(account.readings), sys.stderr, as_json=options.json)
+
+
+def _nothing() -> None:
+    """Stand for a drain: what comes has been drained already."""
 
 
 def _say(what: str) -> None:

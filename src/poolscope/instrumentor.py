@@ -1,0 +1,30 @@
+"""The way in for OpenTelemetry's zero-code tools: an instrumentor that entry points name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+# The module hides all of itself from type checkers.
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
+from opentelemetry.metrics import get_meter_provider
+
+import poolscope
+
+
+class PoolscopeInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
+    """Attaches poolscope and reports to OpenTelemetry alone.
+
+    ``opentelemetry-instrument`` and the Kubernetes operator find it by its entry point;
+    ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=poolscope`` keeps it out.
+    """
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Name what has to be installed for there to be anything to see."""
+        return ("urllib3 >= 1.26",)
+
+    def _instrument(self, **kwargs: Any) -> None:
+        poolscope.instrument(kwargs.get("meter_provider") or get_meter_provider())
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        poolscope.uninstrument()
