@@ -84,6 +84,8 @@ class Client(Sockets):
 
     def give_back(self, _pool: Any, conn: Any, *_args: Any, **_kwargs: Any) -> None:
         """Before ``_put_conn``: afterwards it may be somebody else's."""
+        if not self.pulse.beating:  # a fork on another thread has stopped it meanwhile
+            self.pulse.wake()
         carrier = self.carrier(conn)
         if carrier is None:
             return
