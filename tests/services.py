@@ -76,6 +76,23 @@ SETTINGS = """
 """
 
 
+def row_of(report, upstream):
+    """Return a report's row for an upstream, its only one; None before anything is known."""
+    assert report["faults"] == {}
+    assert len(report["origins"]) <= 1
+    return origin_of(report, upstream) if report["origins"] else None
+
+
+def page_of(directory):
+    """Return the metrics in a directory of prometheus_client's multiprocess mode."""
+    while True:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(directory))
+        # A process makes its files and then fills them.
+        with contextlib.suppress(struct.error):
+            return generate_latest(registry).decode()
+
+
 class Service:
     """Two workers behind a socket that listens already, and what the metrics say of them."""
 
@@ -171,7 +188,7 @@ class Service:
         went_down = {key: now for key, now in counters.items() if now < self._before.get(key, 0)}
         assert not went_down
         self._before = counters
-        return self.row_of(summarize(scrape.read(page)))
+        return row_of(summarize(scrape.read(page)), self.upstream)
 
     def is_told(self, lost=0):
         """Tell whether the metrics say what the upstream says, but for connections that were lost.
@@ -187,12 +204,6 @@ class Service:
             and row["connections"]["closed"] == upstream.closed - lost
             and row["connections"]["open"] == self.preload + len(self.served.keys() & self.workers)
         )
-
-    def row_of(self, report):
-        """Return the report's row for the upstream, its only one; None before anything is known."""
-        assert report["faults"] == {}
-        assert len(report["origins"]) <= 1
-        return origin_of(report, self.upstream) if report["origins"] else None
 
     def __enter__(self):
         return self
@@ -216,7 +227,7 @@ class UnderRun(Service):
         self.process.terminate()
         status, errors = self.running.end()
         assert status == 0
-        return self.row_of(report_in(errors))
+        return row_of(report_in(errors), self.upstream)
 
     def __exit__(self, *exc):
         self.running.__exit__(*exc)
@@ -236,12 +247,7 @@ class Multiprocess(Service):
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
 
     def page(self):
-        while True:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry, str(self.files))
-            # A worker makes its files and then fills them.
-            with contextlib.suppress(struct.error):
-                return generate_latest(registry).decode()
+        return page_of(self.files)
 
     def end(self):
         """Stop it and return the metrics' row for its upstream."""
