@@ -36,7 +36,7 @@ def program(tmp_path):
 
 
 CHILD = """
-    import multiprocessing.util, threading
+    import multiprocessing, threading
     from concurrent.futures import ThreadPoolExecutor
 
     over = threading.Event()
@@ -48,7 +48,8 @@ CHILD = """
     def work():
         global executor
         fetch()
-        multiprocessing.util.Finalize(None, over.set, exitpriority=-1000)
+        # Called when the main thread begins to wait for the others, whichever Python it is.
+        threading._register_atexit(over.set)
         executor = ThreadPoolExecutor(1)
         executor.submit(late)
         threading.Thread(target=late).start()
