@@ -31,7 +31,12 @@ def run(*command, options=(), **popen):
 
 def report_of(result):
     """Return what ``run --json`` reported on standard error."""
-    return json.loads(result.stderr[result.stderr.index("\n{") if "\n{" in result.stderr else 0 :])
+    return report_in(result.stderr)
+
+
+def report_in(errors):
+    """Return the report in what was on standard error."""
+    return json.loads(errors[errors.index("\n{") if "\n{" in errors else 0 :])
 
 
 def origin_of(report, server):
@@ -57,17 +62,17 @@ def own_counts(server):
 class Running:
     """A command under ``poolscope run`` that goes on while the test looks at it."""
 
-    def __init__(self, *command, options=(), env=None):
+    def __init__(self, *command, options=(), **popen):
         self.process = subprocess.Popen(
             [*CLI, "run", "--port", "0", "--json", *options, "--", *map(str, command)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=env,
             # A group of its own, with a parent outside: the kernel discards stop signals for
             # groups that are orphaned, as a CI job's may be.
             preexec_fn=os.setpgrp,  # noqa: PLW1509 - one system call; process_group is 3.11's
+            **popen,
         )
         line = self.process.stderr.readline()
         self.url = re.search(r"http://\S+/metrics", line).group()

@@ -206,6 +206,7 @@ def test_multiprocess_mode_adds_up_over_workers(serve, tmp_path):
     # The workers are gone: what is open now is the parent's.
     assert found["http_client_open_connections idle"] == 1
     assert found["http_client_open_connections active"] == 0
+    assert found["poolscope_pools_open"] == 1
 
 
 def test_a_forked_child_starts_its_own_history(serve):

@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 import urllib3
 
-from peers import HOST, keep_alive
+import poolscope
+from peers import HOST, eventually, held_answer, keep_alive
+from poolscope.observers import Observer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 
@@ -135,6 +138,48 @@ def test_a_parent_goes_on_as_if_nothing_had_happened(scope, serve):
     assert seen.requests == {"first": 1, "reused": 2}
     assert seen.closed == {"pool_closed": 1}
     seen.agrees_with(server)
+
+
+class Listener(Observer):
+    """Counts the answers that it is told of; unlike a scrape it asks for nothing."""
+
+    def __init__(self):
+        self.answers = 0
+
+    def answered(self, event):
+        self.answers += sum(event.latency.counts)
+
+
+@pytest.fixture
+def listener(scope):
+    listener = Listener()
+    poolscope.instrument([scope.registry, listener])
+    return listener
+
+
+def test_a_parent_that_only_forks_from_now_on_has_told_everything(serve, listener, monkeypatch):
+    """Nobody wakes the pulse of a server's master again, which was stopped for the fork."""
+    monkeypatch.setattr(poolscope._process.pulse, "_first", 3600)
+    server = serve(keep_alive)
+    with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
+        pool.request("GET", "/")
+        assert listener.answers == 0
+        in_child(lambda: None)
+        assert listener.answers == server.answered == 1
+
+
+def test_what_is_answered_after_a_fork_wakes_the_pulse(serve, listener, monkeypatch):
+    monkeypatch.setattr(poolscope._process.pulse, "_first", 0.01)
+    event = threading.Event()
+    server = serve(held_answer(event))
+    with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
+        thread = threading.Thread(target=pool.request, args=("GET", "/"))
+        thread.start()
+        server.wait(asked=1)
+        in_child(lambda: None)
+        event.set()
+        thread.join()
+        assert eventually(lambda: listener.answers == 1)
 
 
 def test_a_grandchild_begins_with_nothing_too(scope, serve):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import atexit
 import importlib
 import logging
 import os
@@ -13,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from poolscope.clients import CLIENTS, ClientRow
+from poolscope.endings import Ending
 from poolscope.observers import Observer
 from poolscope.patching import Patcher, when_imported
 from poolscope.pulse import Pulse
@@ -39,12 +39,13 @@ class Process:
         self._known: dict[Observer, None] = {}
         #: The threads that keep drains out because they fork.
         self._forking: set[int] = set()
+        self._was_beating = False
         os.register_at_fork(
             before=self._before_fork,
             after_in_parent=self._after_in_parent,
             after_in_child=self._after_in_child,
         )
-        atexit.register(self._exit)
+        self._ending = Ending(self._exit, self.scope.faults)
 
     def attach(self, observers: Iterable[Observer]) -> None:
         """Put the hooks in, and tell the observers that are not told yet."""
@@ -91,6 +92,7 @@ class Process:
 
     def _before_fork(self) -> None:
         if self.attached:
+            self._was_beating |= self.pulse.beating
             self.pulse.stop()
             if self.scope.hold():
                 self._forking.add(_thread.get_ident())
@@ -99,9 +101,13 @@ class Process:
         if _thread.get_ident() in self._forking:
             self._forking.discard(_thread.get_ident())
             self.scope.release()
+        if self._was_beating:  # requests of other threads go on, and wake it only when they begin
+            self._was_beating = False
+            self.pulse.wake()
 
     def _after_in_child(self) -> None:
         self._forking.clear()
+        self._was_beating = False
         self.pulse.forget()
         self.scope.begin()
         # Those that are let go of as well: they may be told again one day.
@@ -110,14 +116,7 @@ class Process:
                 observer.forked()
             except Exception as error:  # noqa: BLE001 - nor may it reach the host's fork
                 self.scope.faults.append((f"observer.{type(observer).__name__}", repr(error)))
-        # Children of multiprocessing leave by os._exit: no atexit, but its own finalizers.
-        util: Any = sys.modules.get("multiprocessing.util")
-        if util is not None:
-            util.register_after_fork(self, Process._finish_with_multiprocessing)
-
-    def _finish_with_multiprocessing(self) -> None:
-        util: Any = sys.modules["multiprocessing.util"]
-        util.Finalize(None, self._exit, exitpriority=-100)
+        self._ending.forked()
 
     def _exit(self) -> None:
         if self.attached:

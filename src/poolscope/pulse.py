@@ -55,7 +55,7 @@ class Pulse:
         self.stop()
 
     def stop(self, timeout: float = 1.0) -> None:
-        """Stop beating; waits ``timeout`` seconds at most for a beat under way."""
+        """Stop beating after one last time; waits ``timeout`` seconds at most for that."""
         if not self.beating:
             return
         self.beating = False
@@ -65,9 +65,12 @@ class Pulse:
             self._running.release()
 
     def _run(self, stopped: _thread.LockType, running: _thread.LockType) -> None:
-        pause = self._first
+        pause, is_over = self._first, False
         try:
-            while not stopped.acquire(timeout=pause):
+            # Once more when it is stopped: a server's master only forks from then on, and nothing
+            # wakes its pulse again.
+            while not is_over:
+                is_over = stopped.acquire(timeout=pause)
                 self._beat()
                 pause = self._interval
         finally:

@@ -81,8 +81,9 @@ class Scope:
 
     def finish(self) -> None:
         """Drain for the last time: what is open now ends with the interpreter."""
-        self.settle(lambda connection: connection.reason or "exit")
-        self._let_go()
+        with self._lock:
+            self.settle(lambda connection: connection.reason or "exit")
+            self._let_go()
 
     def settle(
         self,
@@ -119,7 +120,7 @@ class Scope:
             self.observers += new
 
     def dismiss(self) -> None:
-        """Drain, tell the observers that nothing is known to be open any more, and forget them.
+        """Drain, tell the observers that nothing is known to be open any more, and let them go.
 
         What finalizers write from now on waits in the ledger for the next ``introduce``.
         """
@@ -133,12 +134,13 @@ class Scope:
                     connection.give_back(now)
                     connection.carrier.touch()
             self.drain()
-            self._tell([ev.Levels(state.origin) for state in self._origins])
             self._let_go()
             for state in self._origins:
                 state.told_levels = None
 
     def _let_go(self) -> None:
+        # In multiprocess mode the levels of a process stay behind in its files.
+        self._tell([ev.Levels(state.origin) for state in self._origins])
         for observer in list(self.observers):
             self.observers.remove(observer)
             try:

@@ -119,7 +119,6 @@ class Client(Sockets):
             connection.busy_since = now
         if not carrier.dirty:
             carrier.touch()
-        if not self.pulse.beating:
             self.pulse.wake()
         if current.get() is not carrier:
             self._enter(carrier)

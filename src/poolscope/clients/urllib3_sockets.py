@@ -52,7 +52,6 @@ class Sockets(Records):
             connection.busy_since = now
         if not carrier.dirty:
             carrier.touch()
-        if not self.pulse.beating:
             self.pulse.wake()
 
     def create(self, host_pool: Any) -> Any:
