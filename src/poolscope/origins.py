@@ -54,12 +54,12 @@ class OriginState:
         self.active += 1
         self.opened_sum += connection.opened_at
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: Connection, reason: str) -> None:
         """Count a connection as closed; its place in the pool waits for a replacement."""
         connection.known = False
         pool = connection.carrier.pool
         pool.open -= 1
-        pool.unreplaced.append(connection.reason)
+        pool.unreplaced.append(reason)
         del self.open[connection]
         self.active -= connection.active
         self.opened_sum -= connection.opened_at

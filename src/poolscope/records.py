@@ -137,8 +137,8 @@ class Carrier(_Uncopied):
         self.requesting = False
         #: Whose request it is that this one interrupts, on the same thread.
         self.outer: Carrier | None = None
-        #: The client's connection object while it connects.
-        self.connecting: Any = None
+        #: Its connection object is connecting.
+        self.connecting = False
         #: The class of the error that ended the last connect, "" if none did.
         self.failed = ""
         self.reused: Tally | None = None
@@ -207,9 +207,12 @@ class Connection:
             self.idle_since = now
 
     def end(self, now: float, reason: str) -> None:
-        """Stop the clocks; the first reason wins."""
-        if not self.reason:
-            self.reason = reason
+        """Write down that it is closed, and stop the clocks; the first reason wins."""
+        reason = self.reason or reason
+        # The row comes first: should anything fail, it is closed again and counted once, and
+        # not left open for ever.
+        self.carrier.ledger.log.append(("closed", self, now, reason))
+        self.reason = reason
         seconds, since = self.busy
         if since is not None:
             self.busy = (seconds + now - since, None)

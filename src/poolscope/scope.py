@@ -98,7 +98,6 @@ class Scope:
             for connection in [known for state in self._origins for known in state.open]:
                 if reason := ended(connection):
                     connection.end(now, reason)
-                    self.ledger.log.append(("closed", connection))
                 elif in_use(connection):
                     connection.take(now)
                     connection.carrier.touch()
@@ -219,9 +218,14 @@ class Scope:
     def _on_carrier(self, carrier: Carrier) -> None:
         self._carriers.add(carrier)
 
-    def _on_carrier_gone(self, carrier: Carrier) -> None:
+    def _on_carrier_gone(self, carrier: Carrier, now: float) -> None:
         self._tell_tallies(carrier)
         self._carriers.discard(carrier)
+        carrier.requesting = False  # a fault of ours may have left it so
+        connection = carrier.connection
+        if connection is not None and not connection.reason:
+            connection.reason = "collected"
+            self._on_closed(connection, now, connection.reason)
 
     def _on_opened(self, connection: Connection) -> None:
         pool = connection.carrier.pool
@@ -236,17 +240,15 @@ class Scope:
         state.had_connections = True
         state.add(connection)
 
-    def _on_closed(self, connection: Connection) -> None:
+    def _on_closed(self, connection: Connection, now: float, reason: str) -> None:
         if not connection.known:
             return
         state = self._state(connection.carrier.pool)
-        self._tell_busy(connection, connection.closed_at)
-        state.remove(connection)
+        self._tell_busy(connection, now)
+        state.remove(connection, reason)
         if not connection.adopted:
-            seconds = max(0.0, connection.closed_at - connection.opened_at)
-            self._events.append(
-                ev.Closed(state.origin, connection.reason, seconds, connection.answered)
-            )
+            seconds = max(0.0, now - connection.opened_at)
+            self._events.append(ev.Closed(state.origin, reason, seconds, connection.answered))
 
     def _on_first(self, pool: Pool, seconds: float) -> None:
         origin = self._state(pool).origin
