@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -63,6 +62,11 @@ class Hook:
     def name(self) -> str:
         """The hook's full name."""
         return f"{self.module}.{self.path}"
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of a hot function's parameters."""
+        return tuple(part.partition("=")[0].strip() for part in self.hot.split(","))
 
 
 @dataclass
@@ -129,29 +133,35 @@ class Patch:
         code = wrapped.__code__
         plain = code.co_varnames[: code.co_argcount]
         has_more = code.co_kwonlyargcount or code.co_flags & (CO_VARARGS | CO_VARKEYWORDS)
-        names = [part.partition("=")[0].strip() for part in self.hook.hot.split(",")]
         defaults = self.hook.hot.count("=None")
         return (
             not has_more
-            and list(plain) == names
+            and plain == self.hook.parameters
             and wrapped.__defaults__ == ((None,) * defaults or None)
         )
 
     def _hooked(self, wrapped: Callable[..., Any]) -> Callable[..., Any]:
         """Return the function that stands in the host's place; it calls the host exactly once."""
-        parameters = self.hook.hot if self._is_hot(wrapped) else "*args, **kwargs"
+        is_hot = self._is_hot(wrapped)
+        parameters = self.hook.hot if is_hot else "*args, **kwargs"
         names = {
             "patch": self,
             "wrapped": wrapped,
-            "before": self.hook.before,
+            "before": self.hook.before if is_hot or not self.hook.hot else self._before_any,
             "around": self._around if self.hook.after else None,
             "fault": self._fault,
         }
-        arguments = re.sub(r"=\w+", "", parameters)
+        arguments = ", ".join(self.hook.parameters) if is_hot else parameters
         source = _HOOKED.format(parameters=parameters, arguments=arguments)
         exec(compile(source, f"<hook of {self.target}>", "exec"), names)  # noqa: S102 - our own text
         hooked: Callable[..., Any] = names["hooked"]  # type: ignore[assignment] # exec made it
         return hooked
+
+    def _before_any(self, *args: Any, **kwargs: Any) -> Any:
+        """Call a hot hook's ``before``, which takes only what it knows, with more than that."""
+        names = self.hook.parameters
+        known = {name: kwargs[name] for name in names if name in kwargs}
+        return self.hook.before(*args[: len(names)], **known)
 
     def _around(self, state: Any, wrapped: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # This try only looks: the host's exception leaves as it came.

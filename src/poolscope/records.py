@@ -122,8 +122,8 @@ class Carrier(_Uncopied):
     """What we hang on a client's connection object: it carries one connection after another."""
 
     __slots__ = (
-        "connecting", "connection", "dirty", "failed", "ledger", "outer", "pool", "ref",
-        "requesting", "reused", "taken_at", "waits",
+        "connecting", "connection", "dirty", "failed", "is_early", "ledger", "outer", "pool",
+        "ref", "reused", "taken_at", "waits",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, pool: Pool) -> None:
@@ -133,8 +133,8 @@ class Carrier(_Uncopied):
         self.ref: Ref | None = None
         #: When the request under way had its connection in hand; 0.0 when there is none.
         self.taken_at = 0.0
-        #: From when its connection is checked until headers or failure come.
-        self.requesting = False
+        #: Its request's clock runs already, as a tunnel connects before its request is made.
+        self.is_early = False
         #: Whose request it is that this one interrupts, on the same thread.
         self.outer: Carrier | None = None
         #: Its connection object is connecting.
@@ -156,8 +156,8 @@ class Connection:
     """One socket, from connect to close. ``reason`` is empty as long as the carrier owns it."""
 
     __slots__ = (
-        "adopted", "answered", "busy", "carrier", "closed_at", "ends_with", "idle_since", "missed",
-        "opened_at", "reason", "socket", "active", "busy_told", "known",
+        "adopted", "answered", "busy_seconds", "busy_since", "carrier", "closed_at", "ends_with",
+        "idle_since", "missed", "opened_at", "reason", "socket", "active", "busy_told", "known",
     )  # fmt: skip
 
     def __init__(self, carrier: Carrier, opened_at: float, *, adopted: bool = False) -> None:
@@ -167,8 +167,11 @@ class Connection:
         self.adopted = adopted
         #: Requests sent on it that were answered.
         self.answered = 0
-        #: Seconds checked out so far, and since when it is now; one tuple, so one atomic store.
-        self.busy: tuple[float, float | None] = (0.0, carrier.taken_at or opened_at)
+        #: Since when it is checked out, 0.0 while it is not; and the seconds of earlier checkouts.
+        #: A drain on another thread reads the seconds first, and we write them last: whatever
+        #: comes in between, it sees too little for once, and never too much.
+        self.busy_since = carrier.taken_at or opened_at
+        self.busy_seconds = 0.0
         self.idle_since = opened_at
         self.reason = ""
         self.closed_at = 0.0
@@ -195,25 +198,25 @@ class Connection:
         except TypeError:
             self.socket = None
 
-    def take(self, now: float) -> None:
-        """Begin a checkout."""
-        self.busy = (self.busy[0], now)
-
     def give_back(self, now: float) -> None:
         """End a checkout."""
-        seconds, since = self.busy
-        if since is not None:
-            self.busy = (seconds + now - since, None)
+        since = self.busy_since
+        if since:
+            self.busy_since = 0.0
+            self.busy_seconds += now - since
             self.idle_since = now
 
+    def busy(self, now: float) -> float:
+        """Return how many seconds it was checked out until ``now``; for the drain."""
+        seconds, since = self.busy_seconds, self.busy_since
+        return seconds + max(0.0, now - since) if since else seconds
+
     def end(self, now: float, reason: str) -> None:
-        """Write down that it is closed, and stop the clocks; the first reason wins."""
+        """Stop the clocks and write down that it is closed; the first reason wins."""
         reason = self.reason or reason
-        # The row comes first: should anything fail, it is closed again and counted once, and
-        # not left open for ever.
+        self.give_back(now)
+        # The row comes before the marks: should anything fail, it is closed once more, and
+        # counted once, instead of staying open for ever.
         self.carrier.ledger.log.append(("closed", self, now, reason))
         self.reason = reason
-        seconds, since = self.busy
-        if since is not None:
-            self.busy = (seconds + now - since, None)
         self.closed_at = now

@@ -99,7 +99,7 @@ class Scope:
                 if reason := ended(connection):
                     connection.end(now, reason)
                 elif in_use(connection):
-                    connection.take(now)
+                    connection.busy_since = now
                     connection.carrier.touch()
             self.drain()
 
@@ -125,7 +125,7 @@ class Scope:
             self.drain()
             now = self.clock()
             for connection in [known for state in self._origins for known in state.open]:
-                if connection.busy[1] is not None:
+                if connection.busy_since:
                     # Nobody will see it come back, nor the answer that it is waiting for.
                     connection.missed = True
                     connection.give_back(now)
@@ -221,7 +221,7 @@ class Scope:
     def _on_carrier_gone(self, carrier: Carrier, now: float) -> None:
         self._tell_tallies(carrier)
         self._carriers.discard(carrier)
-        carrier.requesting = False  # a fault of ours may have left it so
+        carrier.taken_at = 0.0  # a fault of ours may have left it so
         connection = carrier.connection
         if connection is not None and not connection.reason:
             connection.reason = "collected"
@@ -300,7 +300,7 @@ class Scope:
             carrier.touch()  # its opening is in the log, behind the part that was read
             return
         self._tell_busy(connection, now)
-        active = connection.busy[1] is not None
+        active = bool(connection.busy_since)
         state = self._state(carrier.pool)
         state.active += active - connection.active
         connection.active = active
@@ -308,9 +308,7 @@ class Scope:
             carrier.touch()  # time goes on while it is checked out
 
     def _tell_busy(self, connection: Connection, now: float) -> None:
-        seconds, since = connection.busy
-        if since is not None:
-            seconds += max(0.0, now - since)
+        seconds = connection.busy(now)
         if seconds > connection.busy_told:
             origin = self._state(connection.carrier.pool).origin
             self._events.append(ev.Busy(origin, seconds - connection.busy_told))

@@ -59,7 +59,7 @@ class Client(Sockets):
 
     # ---- checkouts
 
-    def wait(self, host_pool: Any, *_args: Any, **_kwargs: Any) -> _Wait | None:
+    def wait(self, host_pool: Any, timeout: Any = None) -> _Wait | None:
         """Before ``_get_conn``, where only a blocking pool makes anybody wait."""
         if not host_pool.block:
             return None
@@ -82,10 +82,13 @@ class Client(Sockets):
             pool.ledger.log.append(("wait_timed_out", pool, seconds))
             self.pulse.wake()
 
-    def give_back(self, _pool: Any, conn: Any, *_args: Any, **_kwargs: Any) -> None:
+    def give_back(self, _pool: Any, conn: Any) -> None:
         """Before ``_put_conn``: afterwards it may be somebody else's."""
-        carrier = self.carrier(conn)
-        if carrier is None:
+        try:
+            carrier: Carrier = conn._poolscope  # noqa: SLF001 - it is ours
+            if carrier.ledger is not self.scope.ledger:
+                return
+        except AttributeError:
             return
         if carrier.taken_at:
             self._answered(carrier)  # HTTP/2 checks no headers
@@ -97,27 +100,68 @@ class Client(Sockets):
 
     # ---- requests
 
-    def request(self, host_pool: Any, conn: Any, *_args: Any, **_kwargs: Any) -> None:
+    # These and give_back() run with every request: the usual way is spelled out, as every call
+    # would cost more than what it does, and everything else is left to _begin() and _answered().
+
+    def request(self, host_pool: Any, conn: Any) -> None:
         """Before ``_validate_conn``: a request begins."""
+        try:
+            carrier: Carrier = conn._poolscope  # noqa: SLF001 - it is ours
+            if carrier.taken_at or carrier.ledger is not self.scope.ledger:
+                self._begin(host_pool, conn)
+                return
+        except AttributeError:
+            self._begin(host_pool, conn)
+            return
+        now = carrier.taken_at = self.clock()
+        connection = carrier.connection
+        if connection is not None and not connection.reason:
+            connection.busy_since = now
+        if not carrier.dirty:
+            carrier.touch()
+        if not self.pulse.beating:
+            self.pulse.wake()
+        if current.get() is not carrier:
+            self._enter(carrier)
+
+    def headers(self, headers: Any) -> None:
+        """Before the headers are checked: the response has come, its body has not."""
+        carrier = current.get()
+        if carrier is None or not carrier.taken_at:
+            return
+        connection, tally = carrier.connection, carrier.reused
+        if (
+            tally is None
+            or connection is None
+            or connection.reason
+            or not connection.answered
+            or carrier.outer is not None
+        ):
+            self._answered(carrier)
+            return
+        tally.add(self.clock() - carrier.taken_at)
+        carrier.taken_at = 0.0
+        connection.answered += 1
+
+    def _begin(self, host_pool: Any, conn: Any) -> None:
+        """Begin a request whose connection is new to us, or whose clock runs already."""
         carrier = self.carrier(conn)
         if carrier is None:
             carrier = self.bind(self.pool(host_pool), conn)
-        if carrier.requesting:  # the last one was left without a word
+        if carrier.taken_at and not carrier.is_early:  # the last one was left without a word
             self.finish(carrier)
-        if not carrier.taken_at:  # a tunnel has connected before, and began with that
+        carrier.is_early = False
+        if not carrier.taken_at:
             self.take(carrier, self.clock())
-        carrier.requesting = True
+        self._enter(carrier)
+
+    def _enter(self, carrier: Carrier) -> None:
+        """Remember whose request this thread (or greenlet) makes now."""
         outer = current.get()
         if outer is not carrier:
-            if outer is not None and outer.requesting:
+            if outer is not None and outer.taken_at:
                 carrier.outer = outer  # a signal or logging handler makes a request inside another
             current.set(carrier)
-
-    def headers(self, *_args: Any, **_kwargs: Any) -> None:
-        """Before the headers are checked: the response has come, its body has not."""
-        carrier = current.get()
-        if carrier is not None and carrier.requesting:
-            self._answered(carrier)
 
     def _answered(self, carrier: Carrier) -> None:
         now = self.clock()

@@ -21,8 +21,9 @@ from poolscope.clients.urllib3_records import Records, origin
 from poolscope.events import Origin
 from poolscope.records import Carrier, Connection, Ref
 
-#: For whom the code runs that gets no connection as an argument; true only as long as that one
-#: is ``requesting`` or ``connecting``. Every thread and every greenlet has its own.
+#: For whom the code runs that gets no connection as an argument; true only as long as that one's
+#: request is under way (``taken_at``) or it is ``connecting``. Every thread and every greenlet has
+#: its own.
 current: ContextVar[Carrier | None] = ContextVar("poolscope_current", default=None)
 
 
@@ -46,10 +47,9 @@ class Sockets(Records):
     def take(self, carrier: Carrier, now: float) -> None:
         """Begin a request's clock: its connection is in hand."""
         carrier.taken_at = now
-        carrier.failed = ""
         connection = carrier.connection
         if connection is not None and not connection.reason:
-            connection.busy = (connection.busy[0], now)
+            connection.busy_since = now
         if not carrier.dirty:
             carrier.touch()
         if not self.pulse.beating:
@@ -72,8 +72,10 @@ class Sockets(Records):
             if carrier.connecting:
                 return None
             carrier.connecting = True
+            carrier.failed = ""
             if not carrier.taken_at:  # a tunnel connects before its request is made
                 self.take(carrier, now)
+                carrier.is_early = True
         outer = current.get()
         current.set(carrier)
         return _Connect(carrier, conn, outer, now, bool(_tunnel_host(conn)))
@@ -195,12 +197,11 @@ class Sockets(Records):
 
     def finish(self, carrier: Carrier) -> float:
         """End the request under way, answered or not; return when it began."""
-        if carrier.requesting:
-            carrier.requesting = False
-            if carrier.outer is not None:
-                if current.get() is carrier:  # it is not if another thread closes the connection
-                    current.set(carrier.outer)
-                carrier.outer = None
+        if carrier.outer is not None:
+            if current.get() is carrier:  # it is not if another thread closes the connection
+                current.set(carrier.outer)
+            carrier.outer = None
+        carrier.is_early = False
         began, carrier.taken_at = carrier.taken_at, 0.0
         return began
 
