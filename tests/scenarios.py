@@ -16,7 +16,7 @@ import urllib3
 from urllib3.contrib.socks import SOCKSProxyManager
 
 from outcomes import attempt
-from peers import HOST, fin, free_port, ok, rst, silence
+from peers import HOST, eventually, fin, free_port, ok, rst, silence
 from proxies import connect_proxy, refusing_proxy, refusing_socks5, socks5
 
 SCENARIOS = {}
@@ -63,6 +63,26 @@ class World:
 
     def https_pool(self, port):
         return urllib3.HTTPSConnectionPool(HOST, port, ssl_context=self.trusting)
+
+
+class Player:
+    """Plays a scenario again and again."""
+
+    def __init__(self, world, name):
+        scenario, self.counts = SCENARIOS[name]
+        self.world = world
+        self.run = scenario(world)
+
+    def play(self):
+        """Play it once; return what the host saw, and what its servers counted."""
+        before = self.world.counts()
+        self.world.closed = sum(server.closed for server in self.world.servers)
+        seen = self.run()
+        gc.collect()
+        eventually(lambda: self.world.counts() - before == self.counts)
+        for server in self.world.servers:
+            server.wait(closed=server.accepted)
+        return seen, self.world.counts() - before
 
 
 def scenario(accepted=0, handshakes=0, answered=0):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
 import traceback
@@ -11,8 +10,7 @@ import pytest
 
 import poolscope
 from injection import points_of, raising
-from peers import eventually
-from scenarios import SCENARIOS, World, trusting
+from scenarios import SCENARIOS, Player
 
 # It looks into the host's exceptions, which may do anything, and shields itself.
 SHIELDS_ITSELF = "_inside"
@@ -20,38 +18,10 @@ SHIELDS_ITSELF = "_inside"
 LAST_CHANCES = {"body_gone", "_carrier_gone", "_pool_gone"}
 
 
-@pytest.fixture
-def world(serve, tls, authority, tmp_path):
-    gc.collect()
-    gc.freeze()  # a collection then looks at the scenario alone
-    yield World(serve, tls, trusting(authority), str(tmp_path / "socket"))
-    gc.unfreeze()
-
-
 @pytest.fixture(scope="module")
 def tried():
     """Hold the points that an earlier scenario has come to."""
     return set()
-
-
-class Player:
-    """Plays a scenario again and again."""
-
-    def __init__(self, world, name):
-        scenario, self.counts = SCENARIOS[name]
-        self.world = world
-        self.run = scenario(world)
-
-    def play(self):
-        """Play it once; return what the host saw, and what its servers counted."""
-        before = self.world.counts()
-        self.world.closed = sum(server.closed for server in self.world.servers)
-        seen = self.run()
-        gc.collect()
-        eventually(lambda: self.world.counts() - before == self.counts)
-        for server in self.world.servers:
-            server.wait(closed=server.accepted)
-        return seen, self.world.counts() - before
 
 
 class Reports(logging.Handler):

@@ -81,12 +81,12 @@ class Patch:
     fault_count: int = 0
     original: Any = None
     wrapper: Any = field(default=None, repr=False)
+    #: Which function is hooked, in full.
+    target: str = field(init=False)
 
-    @property
-    def target(self) -> str:
-        """Which function is hooked, in full."""
+    def __post_init__(self) -> None:
         owner = getattr(self.owner, "__qualname__", "")
-        return ".".join(part for part in (self.hook.module, owner, self.attribute) if part)
+        self.target = ".".join(part for part in (self.hook.module, owner, self.attribute) if part)
 
     def apply(self) -> None:
         """Put the wrapper in place, or wake it if it is still there under somebody else's."""
@@ -177,10 +177,18 @@ class Patch:
         try:
             self.hook.after(state, result, raised)  # type: ignore[misc] # _hooked asked
         except Exception as error:  # noqa: BLE001 - our faults stay ours
-            self._fault(error)
+            try:
+                self._fault(error)
+            except RecursionError:  # there is not even one frame left to count it
+                return
 
     def _fault(self, error: Exception) -> None:
-        if is_the_hosts(error):
+        # The host may have come close to its recursion limit: only the first step takes a frame.
+        try:
+            is_hosts = is_the_hosts(error)
+        except RecursionError:
+            is_hosts = False
+        if is_hosts:
             raise error
         try:
             self.fault_count += 1

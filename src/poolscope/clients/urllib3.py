@@ -65,14 +65,15 @@ class Client(Sockets):
             return None
         pool = self.pool(host_pool)
         token = object()
-        pool.waiting[token] = None
-        return _Wait(pool, token, self.clock())
+        wait = _Wait(pool, token, self.clock())
+        pool.waiting[token] = None  # last: if anything fails, waited() is not called
+        return wait
 
     def waited(self, wait: _Wait, conn: Any, error: BaseException | None) -> None:
         """After ``_get_conn`` of a blocking pool."""
         pool = wait.pool
-        seconds = self.clock() - wait.began
         pool.waiting.pop(wait.token, None)
+        seconds = self.clock() - wait.began
         if error is None:
             carrier = self.carrier(conn) or self.bind(pool, conn)
             carrier.waits = carrier.waits or Tally()
