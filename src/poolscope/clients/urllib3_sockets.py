@@ -116,7 +116,7 @@ class Sockets(Records):
             self.open(carrier, now).end(now, "error")
 
     def handshake(
-        self, _sock: Any, _context: Any, tls_in_tls: Any, *_args: Any, **_kwargs: Any
+        self, sock: Any, ssl_context: Any, tls_in_tls: Any, server_hostname: Any = None
     ) -> _Handshake | None:
         """Before a TLS handshake."""
         carrier = current.get()
