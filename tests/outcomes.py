@@ -50,6 +50,22 @@ def frames_of(error):
     ]
 
 
+def natively_and_attached(scope, serve, handler, call, **options):
+    """Call with a server of its own each, and return what came of it without us and with us.
+
+    That is what the host saw, and what its server received, byte for byte; last comes the
+    attached call's server.
+    """
+    outcomes = []
+    for turn in (scope.detach, scope.attach):
+        turn()
+        server = serve(handler, **options)
+        seen = call(server)
+        received = [(peer.raw, peer.answered) for peer in server.peers if peer.raw]
+        outcomes.append(repr((seen, received)).replace(str(server.port), "PORT"))
+    return (*outcomes, server)
+
+
 def is_ours(frame):
     """Tell our frames, and those of the wrappers that we put in, from the host's."""
     module = frame.f_globals.get("__name__") or "poolscope"  # a spelled-out hook has no module

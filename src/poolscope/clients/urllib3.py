@@ -200,10 +200,11 @@ class Client(Sockets):
     def evict(self, container: Any, key: Any, value: Any) -> None:
         """Before a manager stores a pool: the least recently used one may have to go."""
         pools = container._container  # noqa: SLF001 - nothing public names the victim
-        if key in pools or not pools or len(pools) < container._maxsize:  # noqa: SLF001 - as above
+        if not pools or len(pools) < container._maxsize:  # noqa: SLF001 - as above
             return
         pool = getattr(next(iter(pools.values())), KEY, None)
-        if isinstance(pool, Pool) and not pool.evicted:
+        # The key comes last: in somebody else's container it may be anything.
+        if isinstance(pool, Pool) and not pool.evicted and key not in pools:
             pool.evicted = True
             pool.ledger.log.append(("evicted", pool))
 
