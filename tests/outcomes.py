@@ -11,10 +11,9 @@ _ADDRESS = re.compile(r"0x[0-9a-f]+")
 def attempt(call, *args, **kwargs):
     """Call, and return what came of it in a form that can be compared between two runs."""
     try:
-        result = call(*args, **kwargs)
+        return result_of(call(*args, **kwargs))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the outcome
         return described(error)
-    return result_of(result)
 
 
 def result_of(result):
