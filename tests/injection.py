@@ -84,10 +84,15 @@ def _traced(at_line):
         sys.settrace(before)
 
 
-def points_of(run):
-    """Run, and return the points to which this thread comes."""
+def points_of(run, within=""):
+    """Run, and return the points to which this thread comes, or those within a function."""
     points = {}
-    with _traced(lambda frame: points.setdefault(_point_of(frame))):
+
+    def note(frame):
+        if not within or within in functions_around(frame)[1:]:
+            points.setdefault(_point_of(frame))
+
+    with _traced(note):
         run()
     return list(points)
 
