@@ -12,7 +12,7 @@ from typing import Any
 
 import wrapt
 
-from poolscope.shield import is_the_hosts, say
+from poolscope.shield import is_the_hosts, say, told
 
 #: A hook that faults this often goes dormant.
 MAX_FAULTS = 5
@@ -214,7 +214,7 @@ def when_imported(module: str, act: Callable[[], None], faults: Any) -> None:
         try:
             act()
         except Exception as error:  # noqa: BLE001 - our faults stay ours
-            faults.append((f"import of {module}", repr(error)))
+            faults.append((f"import of {module}", told(error)))
 
     wrapt.register_post_import_hook(shielded, module)
 

@@ -157,7 +157,7 @@ class Connection:
 
     __slots__ = (
         "adopted", "answered", "busy_seconds", "busy_since", "carrier", "closed_at", "ends_with",
-        "idle_since", "missed", "opened_at", "reason", "socket", "active", "busy_told", "known",
+        "idle_since", "missed", "opened_at", "reason", "socket", "busy_told", "known",
     )  # fmt: skip
 
     def __init__(self, carrier: Carrier, opened_at: float, *, adopted: bool = False) -> None:
@@ -183,7 +183,6 @@ class Connection:
         self.socket: weakref.ref[Any] | None = None
         # ---- the drain's
         self.known = False
-        self.active = False
         self.busy_told = 0.0
 
     @property

@@ -13,7 +13,7 @@ from poolscope import events as ev
 from poolscope.observers import Observer
 from poolscope.origins import Origins, OriginState
 from poolscope.records import Carrier, Connection, Ledger, Pool, Tally
-from poolscope.shield import is_the_hosts, say
+from poolscope.shield import is_the_hosts, say, told
 
 
 class Scope:
@@ -72,7 +72,7 @@ class Scope:
                 return
             self._draining = True
             try:
-                self._fold()
+                self._shielded(self._fold)
                 events, self._events = self._events, []
                 self._tell(events)
             finally:
@@ -142,7 +142,7 @@ class Scope:
             try:
                 observer.ended()
             except Exception as error:  # noqa: BLE001 - an observer must not stop the others
-                self.faults.append((f"observer.{type(observer).__name__}", repr(error)))
+                self.faults.append((f"observer.{type(observer).__name__}", told(error)))
 
     @property
     def attached(self) -> bool:
@@ -158,7 +158,7 @@ class Scope:
                     raise
                 self.observers.remove(observer)
                 where = f"observer.{type(observer).__name__}"
-                self.faults.append((where, repr(error)))
+                self.faults.append((where, told(error)))
 
     def _fold(self) -> None:
         ledger = self.ledger
@@ -179,7 +179,7 @@ class Scope:
         except Exception as error:
             if is_the_hosts(error):
                 raise
-            self.faults.append((f"drain.{step.__name__}", repr(error)))
+            self.faults.append((f"drain.{step.__name__}", told(error)))
 
     def _tell_levels(self, state: OriginState, now: float) -> None:
         levels = state.levels(now)
@@ -300,12 +300,12 @@ class Scope:
             carrier.touch()  # its opening is in the log, behind the part that was read
             return
         self._tell_busy(connection, now)
-        active = bool(connection.busy_since)
         state = self._state(carrier.pool)
-        state.active += active - connection.active
-        connection.active = active
-        if active:
+        if connection.busy_since:
+            state.active[connection] = None
             carrier.touch()  # time goes on while it is checked out
+        else:
+            state.active.pop(connection, None)
 
     def _tell_busy(self, connection: Connection, now: float) -> None:
         seconds = connection.busy(now)

@@ -38,6 +38,14 @@ def say(message: str, *args: object) -> None:
             raise
 
 
+def told(error: BaseException) -> str:
+    """Spell an exception; an observer's may fail at that too."""
+    try:
+        return repr(error)
+    except Exception:  # noqa: BLE001 - its name will do
+        return type(error).__name__
+
+
 def _code_of(handler: Any) -> CodeType | None:
     """Return the code that runs when a signal handler is called; None if it is not Python's."""
     while isinstance(handler, functools.partial):
