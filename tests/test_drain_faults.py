@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import urllib3
 
 import poolscope
 from injection import points_of, raising
-from peers import HOST, keep_alive
-from poolscope.observers import Observer
-from scenarios import SCENARIOS, Player
+from scenarios import Player
 
 #: Between them, all kinds of rows.
 ROWS = (
@@ -67,7 +64,7 @@ def levels():
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_fault_at_any_line_of_the_drain_costs_one_row(scope, world, process, name):
+def test_a_fault_at_any_line_of_the_drain_is_told_and_forgotten(scope, world, process, name):
     player = Player(world, name)
     player.play()
     begin_anew(process)

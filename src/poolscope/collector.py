@@ -7,7 +7,6 @@ import selectors
 import socket
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from poolscope import events as ev
@@ -129,7 +128,7 @@ class Collector:
             return event
         own = event.origin
         state, _ = self._origins.find(own)
-        event = replace(event, origin=state.origin)
+        event = event._replace(origin=state.origin)
         if not isinstance(event, ev.Levels):
             return event
         peer.levels[own] = event

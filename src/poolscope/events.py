@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 
 class Origin(NamedTuple):
@@ -30,104 +29,100 @@ class Histogram(NamedTuple):
     sums: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Event:
-    """Something that happened at an origin since the last drain."""
+class OriginSeen(NamedTuple):
+    """The process meets this origin for the first time."""
 
     origin: Origin
 
 
-@dataclass(frozen=True)
-class OriginSeen(Event):
-    """The process meets this origin for the first time."""
-
-
-@dataclass(frozen=True)
-class PoolOpened(Event):
+class PoolOpened(NamedTuple):
     """A pool was put to use."""
 
+    origin: Origin
 
-@dataclass(frozen=True)
-class Opened(Event):
+
+class Opened(NamedTuple):
     """A TCP (or Unix) connection was established."""
 
+    origin: Origin
     cause: str
 
 
-@dataclass(frozen=True)
-class Created(Event):
+class Created(NamedTuple):
     """A connection became usable, or failed to (``error``), after this many seconds."""
 
+    origin: Origin
     seconds: float
     error: str = ""
 
 
-@dataclass(frozen=True)
-class Handshake(Event):
+class Handshake(NamedTuple):
     """A TLS handshake ended, well or with ``error``."""
 
+    origin: Origin
     seconds: float
     version: str = ""
     resumed: str = ""
     error: str = ""
 
 
-@dataclass(frozen=True)
-class Answered(Event):
+class Answered(NamedTuple):
     """Requests got their response headers; latencies in seconds over ``DURATION_BOUNDS``."""
 
+    origin: Origin
     reused: bool
     latency: Histogram
 
 
-@dataclass(frozen=True)
-class Failed(Event):
+class Failed(NamedTuple):
     """A request got no response headers."""
 
+    origin: Origin
     reused: bool
     error: str
 
 
-@dataclass(frozen=True)
-class Waited(Event):
+class Waited(NamedTuple):
     """Checkouts from a blocking pool; waits in seconds over ``DURATION_BOUNDS``."""
 
+    origin: Origin
     wait: Histogram
 
 
-@dataclass(frozen=True)
-class WaitTimedOut(Event):
+class WaitTimedOut(NamedTuple):
     """A checkout from a blocking pool gave up."""
 
+    origin: Origin
 
-@dataclass(frozen=True)
-class FoundDropped(Event):
+
+class FoundDropped(NamedTuple):
     """A connection turned out to be dropped after having been idle for ``seconds``."""
 
+    origin: Origin
     reason: str
     seconds: float
 
 
-@dataclass(frozen=True)
-class Busy(Event):
+class Busy(NamedTuple):
     """Connections were checked out for this many seconds, added up."""
 
+    origin: Origin
     seconds: float
 
 
-@dataclass(frozen=True)
-class Closed(Event):
+class Closed(NamedTuple):
     """A connection is done with: how long it lived in seconds, how many requests it served."""
 
+    origin: Origin
     reason: str
     seconds: float
     requests: int
 
 
-@dataclass(frozen=True)
-class Levels(Event):
+class Levels(NamedTuple):
     """What is open at an origin at the moment of the drain; ages in seconds."""
 
+    origin: Origin
     active: int = 0
     idle: int = 0
     pending: int = 0
@@ -137,29 +132,27 @@ class Levels(Event):
     oldest_age: float = 0.0
 
 
-@dataclass(frozen=True)
-class Faulted:
+class Faulted(NamedTuple):
     """Our own code failed at this hook or observer; the application went on."""
 
     where: str
 
 
+#: What happens at an origin.
+Event = (
+    OriginSeen | PoolOpened | Opened | Created | Handshake | Answered | Failed | Waited
+    | WaitTimedOut | FoundDropped | Busy | Closed | Levels
+)  # fmt: skip
 AnyEvent = Event | Faulted
 
-EVENT_TYPES: tuple[type[AnyEvent], ...] = (
-    OriginSeen, PoolOpened, Opened, Created, Handshake, Answered, Failed, Waited, WaitTimedOut,
-    FoundDropped, Busy, Closed, Levels, Faulted,
-)  # fmt: skip
+EVENT_TYPES: tuple[type[AnyEvent], ...] = get_args(AnyEvent)
 _BY_NAME = {kind.__name__: kind for kind in EVENT_TYPES}
 _NESTED = {"origin": Origin, "latency": Histogram, "wait": Histogram}
 
 
 def to_plain(events: Sequence[AnyEvent]) -> list[list[Any]]:
     """Spell events as lists of plain values, ready for ``json.dumps``."""
-    return [
-        [type(event).__name__, *(getattr(event, field.name) for field in fields(event))]
-        for event in events
-    ]
+    return [[type(event).__name__, *event] for event in events]
 
 
 def from_plain(rows: Sequence[Sequence[Any]]) -> list[AnyEvent]:
@@ -167,8 +160,7 @@ def from_plain(rows: Sequence[Sequence[Any]]) -> list[AnyEvent]:
     events = []
     for name, *values in rows:
         kind = _BY_NAME[name]
-        names = [field.name for field in fields(kind)]
-        events.append(kind(*(_read(field, value) for field, value in zip(names, values))))
+        events.append(kind(*(_read(field, value) for field, value in zip(kind._fields, values))))
     return events
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from poolscope.events import Levels, Origin
+from poolscope.events import Answered, AnyEvent, Busy, Levels, Origin, Waited
+from poolscope.records import Tally
 from poolscope.shield import say
 
 if TYPE_CHECKING:
@@ -30,13 +31,16 @@ class OriginState:
         #: Evicted pools that had connections and that no new pool has replaced yet.
         self.evicted = 0
         self.told_levels: Levels | None = None
+        #: Since the last telling: latencies of first and of reused requests, waits, busy seconds.
+        self.first, self.reused, self.waits = Tally(), Tally(), Tally()
+        self.busy = 0.0
 
     def cause(self, pool: Pool) -> str:
         """Decide why ``pool`` opens a connection now, and remember that it did."""
         had_connections, self.had_connections = self.had_connections, True
         pool.used = True
         if pool.unreplaced:
-            return f"replaced_{pool.unreplaced.popleft()}"
+            return f"replaced_{pool.unreplaced.pop(0)}"
         if pool.open > 0:
             return "growth"
         # Too many origins share the memory of _other: it can't tell whose connections it had.
@@ -63,6 +67,23 @@ class OriginState:
         pool = connection.carrier.pool
         pool.open -= 1
         pool.unreplaced.append(reason)
+
+    def told(self, now: float) -> Iterator[AnyEvent]:
+        """Yield what has come since the last time, added up, and the levels if they changed."""
+        origin = self.origin
+        if first := self.first.take():
+            yield Answered(origin, reused=False, latency=first)
+        if reused := self.reused.take():
+            yield Answered(origin, reused=True, latency=reused)
+        if waits := self.waits.take():
+            yield Waited(origin, waits)
+        if self.busy:
+            busy, self.busy = self.busy, 0.0
+            yield Busy(origin, busy)
+        levels = self.levels(now)
+        if levels != self.told_levels:
+            self.told_levels = levels
+            yield levels
 
     def levels(self, now: float) -> Levels:
         """Read what is open now; ages in seconds."""

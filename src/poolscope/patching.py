@@ -12,7 +12,7 @@ from typing import Any
 
 import wrapt
 
-from poolscope.shield import is_the_hosts, say, told
+from poolscope.shield import is_the_hosts, say, spelled
 
 #: A hook that faults this often goes dormant.
 MAX_FAULTS = 5
@@ -20,9 +20,19 @@ MAX_FAULTS = 5
 _MISSING = object()
 
 
-# What stands in the place of a host's function. It is a text because the parameters have to be
-# spelled out: to collect and spread *args and **kwargs takes ten times as long.
-_HOOKED = """
+# What stands in the place of a host's function that is called with every request. These are texts
+# because the parameters have to be spelled out: to collect and spread *args and **kwargs takes
+# ten times as long.
+_BEFORE = """
+def hooked({parameters}):
+    if patch.active:
+        try:
+            before({arguments})
+        except Exception as error:
+            fault(error)
+    return wrapped({arguments})
+"""
+_AROUND = """
 def hooked({parameters}):
     state = None
     if patch.active:
@@ -30,7 +40,7 @@ def hooked({parameters}):
             state = before({arguments})
         except Exception as error:
             fault(error)
-    if state is None or around is None:
+    if state is None:
         return wrapped({arguments})
     return around(state, wrapped, {arguments})
 """
@@ -113,14 +123,22 @@ class Patch:
         self.wrapper = None
 
     def _wrap(self, wrapped: Callable[..., Any]) -> Any:
-        hooked = self._hooked(wrapped)
+        """Return what stands in the host's place; it calls the host exactly once."""
         if self._is_hot(wrapped):
-            return functools.wraps(wrapped)(hooked)
+            return functools.wraps(wrapped)(self._hooked(wrapped))
+        before = self._before_any if self.hook.hot else self.hook.before
 
-        def call(_bound: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-            return (
-                hooked(*args, **kwargs) if instance is None else hooked(instance, *args, **kwargs)
-            )
+        def call(bound: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+            state = None
+            if self.active:
+                try:
+                    given = args if instance is None else (instance, *args)
+                    state = before(*given, **kwargs)
+                except Exception as error:  # noqa: BLE001 - our faults stay ours
+                    self._fault(error)
+            if state is None or self.hook.after is None:
+                return bound(*args, **kwargs)
+            return self._around(state, bound, *args, **kwargs)
 
         return wrapt.FunctionWrapper(wrapped, call)
 
@@ -142,18 +160,16 @@ class Patch:
         )
 
     def _hooked(self, wrapped: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function that stands in the host's place; it calls the host exactly once."""
-        is_hot = self._is_hot(wrapped)
-        parameters = self.hook.hot if is_hot else "*args, **kwargs"
+        """Return the same as a plain function with the host's own parameters."""
+        text = _AROUND if self.hook.after else _BEFORE
+        source = text.format(parameters=self.hook.hot, arguments=", ".join(self.hook.parameters))
         names = {
             "patch": self,
             "wrapped": wrapped,
-            "before": self.hook.before if is_hot or not self.hook.hot else self._before_any,
-            "around": self._around if self.hook.after else None,
+            "before": self.hook.before,
+            "around": self._around,
             "fault": self._fault,
         }
-        arguments = ", ".join(self.hook.parameters) if is_hot else parameters
-        source = _HOOKED.format(parameters=parameters, arguments=arguments)
         exec(compile(source, f"<hook of {self.target}>", "exec"), names)  # noqa: S102 - our own text
         hooked: Callable[..., Any] = names["hooked"]  # type: ignore[assignment] # exec made it
         return hooked
@@ -214,7 +230,7 @@ def when_imported(module: str, act: Callable[[], None], faults: Any) -> None:
         try:
             act()
         except Exception as error:  # noqa: BLE001 - our faults stay ours
-            faults.append((f"import of {module}", told(error)))
+            faults.append((f"import of {module}", spelled(error)))
 
     wrapt.register_post_import_hook(shielded, module)
 

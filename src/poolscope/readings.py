@@ -74,8 +74,8 @@ class Readings(MetricObserver):
 
     def add(self, metric: Metric, values: tuple[str, ...], amount: float) -> None:
         """Add to a counter."""
-        values = tuple(values)
-        self.numbers[metric][values] = self.numbers[metric].get(values, 0.0) + amount
+        kept, values = self.numbers[metric], tuple(values)
+        kept[values] = kept.get(values, 0.0) + amount
 
     def set(self, metric: Metric, values: tuple[str, ...], value: float) -> None:
         """Set a level."""
@@ -95,7 +95,10 @@ class Readings(MetricObserver):
 
     def distribution_at(self, metric: Metric, values: tuple[str, ...]) -> Distribution:
         """Return the histogram with exactly these attributes, made if it is not there."""
-        return self.distributions[metric].setdefault(tuple(values), Distribution(metric.bounds))
+        kept, values = self.distributions[metric], tuple(values)
+        if values not in kept:
+            kept[values] = Distribution(metric.bounds)
+        return kept[values]
 
     # ---- reading
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_left
 from collections import deque
-from operator import sub
 from typing import Any
 
 from poolscope.catalog import DURATION_BOUNDS
@@ -26,13 +25,15 @@ class Ledger:
     """What this process has written down since the last drain.
 
     ``log`` keeps what happened in the order in which it happened, so that causes can be decided
-    later; ``dirty`` names the carriers whose numbers moved. A forked child gets a new ledger:
-    records that point to another one belong to the parent.
+    later; ``dirty`` names the carriers whose numbers moved. ``carriers`` keeps those whose
+    connection object lives, as their weak references have to outlive it. A forked child gets a
+    new ledger: records that point to another one belong to the parent.
     """
 
-    __slots__ = ("dirty", "log")
+    __slots__ = ("carriers", "dirty", "log")
 
     def __init__(self) -> None:
+        self.carriers: set[Carrier] = set()
         self.log: deque[tuple[Any, ...]] = deque()
         self.dirty: deque[Carrier] = deque()
 
@@ -47,13 +48,13 @@ class Ref(weakref.ref[Any]):
 class Tally:
     """Durations in seconds, added up per bucket of ``DURATION_BOUNDS``; one writer."""
 
-    __slots__ = ("counts", "sums", "told")
+    __slots__ = ("counts", "passed_on", "sums")
 
     def __init__(self) -> None:
         self.counts = [0] * _BUCKETS
         self.sums = [0.0] * _BUCKETS
-        #: What earlier drains have passed on; only the drain touches it.
-        self.told: Histogram | None = None
+        #: How much of it earlier drains have passed on; only the drain touches it.
+        self.passed_on: Tally | None = None
 
     def add(self, seconds: float) -> None:
         """Add one sample."""
@@ -63,25 +64,25 @@ class Tally:
         self.sums[bucket] += seconds
         self.counts[bucket] += 1
 
-    @staticmethod
-    def of(seconds: float) -> Histogram:
-        """Return a histogram of one sample."""
-        tally = Tally()
-        tally.add(seconds)
-        return Histogram(tuple(tally.counts), tuple(tally.sums))
+    def pass_on(self, to: Tally) -> None:
+        """Add to ``to`` what has come since the last call; for the drain alone."""
+        done = self.passed_on
+        if done is None:
+            done = self.passed_on = Tally()
+        for bucket, count in enumerate(self.counts):
+            if count != done.counts[bucket]:
+                seconds = self.sums[bucket]
+                to.counts[bucket] += count - done.counts[bucket]
+                to.sums[bucket] += seconds - done.sums[bucket]
+                done.counts[bucket], done.sums[bucket] = count, seconds
 
-    def delta(self) -> Histogram | None:
-        """Return what has come since the last call; for the drain alone."""
-        current, told = Histogram(tuple(self.counts), tuple(self.sums)), self.told
-        if told is None:
-            self.told = current
-            return current
-        if told.counts == current.counts:
-            return None  # a sum whose count is still to come stays for the next time
-        self.told = current
-        return Histogram(
-            tuple(map(sub, current.counts, told.counts)), tuple(map(sub, current.sums, told.sums))
-        )
+    def take(self) -> Histogram | None:
+        """Return everything and begin anew; None if there is nothing."""
+        if not any(self.counts):
+            return None
+        everything = Histogram(tuple(self.counts), tuple(self.sums))
+        self.counts, self.sums = [0] * _BUCKETS, [0.0] * _BUCKETS
+        return everything
 
 
 class _Uncopied:
@@ -98,7 +99,7 @@ class Pool(_Uncopied):
 
     __slots__ = (
         "blocking", "closed", "evicted", "ledger", "maxsize", "origin", "ref", "waiting",
-        "used", "open", "unreplaced", "gone",
+        "state", "used", "open", "unreplaced", "gone",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, origin: Origin, *, blocking: bool, maxsize: int) -> None:
@@ -112,9 +113,10 @@ class Pool(_Uncopied):
         self.waiting: dict[object, None] = {}
         self.ref: Ref | None = None
         # ---- the drain's
+        self.state: Any = None  # an OriginState, but records know nobody
         self.used = False
         self.open = 0
-        self.unreplaced: deque[str] = deque()
+        self.unreplaced: list[str] = []
         self.gone = False
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from poolscope import events as ev
 from poolscope.observers import Observer
 from poolscope.origins import Origins, OriginState
-from poolscope.records import Carrier, Connection, Ledger, Pool, Tally
-from poolscope.shield import is_the_hosts, say, told
+from poolscope.records import Carrier, Connection, Ledger, Pool
+from poolscope.shield import is_the_hosts, say, spelled
 
 
 class Scope:
@@ -30,6 +30,8 @@ class Scope:
         #: Where our own code failed, and how; told by the next drain.
         self.faults: deque[tuple[str, str]] = deque()
         self._told_faults: set[str] = set()
+        named = ((name.removeprefix("_on_"), name) for name in dir(self))
+        self._steps = {kind: getattr(self, name) for kind, name in named if kind != name}
         self.begin()
 
     def begin(self) -> None:
@@ -37,7 +39,6 @@ class Scope:
         self.ledger = Ledger()
         self.faults.clear()
         self._origins = Origins(self.max_origins)
-        self._carriers: set[Carrier] = set()
         # Re-entrant, because a finalizer that runs inside a drain may ask for one.
         self._lock = threading.RLock()
         self._draining = False
@@ -142,7 +143,7 @@ class Scope:
             try:
                 observer.ended()
             except Exception as error:  # noqa: BLE001 - an observer must not stop the others
-                self.faults.append((f"observer.{type(observer).__name__}", told(error)))
+                self.faults.append((f"observer.{type(observer).__name__}", spelled(error)))
 
     @property
     def attached(self) -> bool:
@@ -158,18 +159,18 @@ class Scope:
                     raise
                 self.observers.remove(observer)
                 where = f"observer.{type(observer).__name__}"
-                self.faults.append((where, told(error)))
+                self.faults.append((where, spelled(error)))
 
     def _fold(self) -> None:
         ledger = self.ledger
         for _ in range(len(ledger.log)):
             kind, *what = ledger.log.popleft()
-            self._shielded(getattr(self, f"_on_{kind}"), *what)
+            self._shielded(self._steps[kind], *what)
         now = self.clock()
         for _ in range(len(ledger.dirty)):
             self._shielded(self._fold_carrier, ledger.dirty.popleft(), now)
         for state in self._origins:
-            self._shielded(self._tell_levels, state, now)
+            self._shielded(self._tell_state, state, now)
         while self.faults:
             self._on_fault(*self.faults.popleft())
 
@@ -179,16 +180,19 @@ class Scope:
         except Exception as error:
             if is_the_hosts(error):
                 raise
-            self.faults.append((f"drain.{step.__name__}", told(error)))
+            self.faults.append((f"drain.{step.__name__}", spelled(error)))
 
-    def _tell_levels(self, state: OriginState, now: float) -> None:
-        levels = state.levels(now)
-        if levels != state.told_levels:
-            state.told_levels = levels
-            self._events.append(levels)
+    def _tell_state(self, state: OriginState, now: float) -> None:
+        self._events.extend(state.told(now))
 
     def _state(self, pool: Pool) -> OriginState:
-        state, is_new = self._origins.find(pool.origin)
+        state: OriginState | None = pool.state
+        if state is None:
+            state = pool.state = self._state_of(pool.origin)
+        return state
+
+    def _state_of(self, origin: ev.Origin) -> OriginState:
+        state, is_new = self._origins.find(origin)
         if is_new:
             self._events.append(ev.OriginSeen(state.origin))
         return state
@@ -207,25 +211,13 @@ class Scope:
 
     def _on_moved(self, pool: Pool, origin: ev.Origin) -> None:
         self._state(pool).pools.pop(pool, None)
-        pool.origin = origin
+        pool.origin, pool.state = origin, None
         if not pool.gone:
             self._state(pool).pools[pool] = None
 
     def _on_evicted(self, pool: Pool) -> None:
         if pool.used:
             self._state(pool).evicted += 1
-
-    def _on_carrier(self, carrier: Carrier) -> None:
-        self._carriers.add(carrier)
-
-    def _on_carrier_gone(self, carrier: Carrier, now: float) -> None:
-        self._tell_tallies(carrier)
-        self._carriers.discard(carrier)
-        carrier.taken_at = 0.0  # a fault of ours may have left it so
-        connection = carrier.connection
-        if connection is not None and not connection.reason:
-            connection.reason = "collected"
-            self._on_closed(connection, now, connection.reason)
 
     def _on_opened(self, connection: Connection) -> None:
         pool = connection.carrier.pool
@@ -244,15 +236,14 @@ class Scope:
         if not connection.known:
             return
         state = self._state(connection.carrier.pool)
-        self._tell_busy(connection, now)
+        self._add_busy(connection, now)
         state.remove(connection, reason)
         if not connection.adopted:
             seconds = max(0.0, now - connection.opened_at)
             self._events.append(ev.Closed(state.origin, reason, seconds, connection.answered))
 
     def _on_first(self, pool: Pool, seconds: float) -> None:
-        origin = self._state(pool).origin
-        self._events.append(ev.Answered(origin, reused=False, latency=Tally.of(seconds)))
+        self._state(pool).first.add(seconds)
 
     def _on_failed(self, pool: Pool, reused: bool, error: str) -> None:  # noqa: FBT001 - a log row
         self._events.append(ev.Failed(self._state(pool).origin, reused, error))
@@ -263,18 +254,16 @@ class Scope:
     def _on_handshake(
         self, origin: ev.Origin, seconds: float, version: str, resumed: str, error: str
     ) -> None:
-        state, is_new = self._origins.find(origin)
-        if is_new:
-            self._events.append(ev.OriginSeen(state.origin))
-        self._events.append(ev.Handshake(state.origin, seconds, version, resumed, error))
+        to = self._state_of(origin).origin
+        self._events.append(ev.Handshake(to, seconds, version, resumed, error))
 
     def _on_dropped(self, pool: Pool, reason: str, seconds: float) -> None:
         self._events.append(ev.FoundDropped(self._state(pool).origin, reason, seconds))
 
     def _on_wait_timed_out(self, pool: Pool, seconds: float) -> None:
-        origin = self._state(pool).origin
-        self._events.append(ev.Waited(origin, Tally.of(seconds)))
-        self._events.append(ev.WaitTimedOut(origin))
+        state = self._state(pool)
+        state.waits.add(seconds)
+        self._events.append(ev.WaitTimedOut(state.origin))
 
     def _on_fault(self, where: str, what: str) -> None:
         self._events.append(ev.Faulted(where))
@@ -292,14 +281,14 @@ class Scope:
     def _fold_carrier(self, carrier: Carrier, now: float) -> None:
         # Cleared before reading: what is written from here on asks for another look.
         carrier.dirty = False
-        self._tell_tallies(carrier)
+        self._add_tallies(carrier)
         connection = carrier.connection
         if connection is None or connection.closed_at:
             return
         if not connection.known:
             carrier.touch()  # its opening is in the log, behind the part that was read
             return
-        self._tell_busy(connection, now)
+        self._add_busy(connection, now)
         state = self._state(carrier.pool)
         if connection.busy_since:
             state.active[connection] = None
@@ -307,16 +296,15 @@ class Scope:
         else:
             state.active.pop(connection, None)
 
-    def _tell_busy(self, connection: Connection, now: float) -> None:
+    def _add_busy(self, connection: Connection, now: float) -> None:
         seconds = connection.busy(now)
         if seconds > connection.busy_told:
-            origin = self._state(connection.carrier.pool).origin
-            self._events.append(ev.Busy(origin, seconds - connection.busy_told))
+            self._state(connection.carrier.pool).busy += seconds - connection.busy_told
             connection.busy_told = seconds
 
-    def _tell_tallies(self, carrier: Carrier) -> None:
-        if carrier.reused is not None and (latency := carrier.reused.delta()):
-            origin = self._state(carrier.pool).origin
-            self._events.append(ev.Answered(origin, reused=True, latency=latency))
-        if carrier.waits is not None and (wait := carrier.waits.delta()):
-            self._events.append(ev.Waited(self._state(carrier.pool).origin, wait))
+    def _add_tallies(self, carrier: Carrier) -> None:
+        state = self._state(carrier.pool)
+        if carrier.reused is not None:
+            carrier.reused.pass_on(state.reused)
+        if carrier.waits is not None:
+            carrier.waits.pass_on(state.waits)

@@ -38,7 +38,7 @@ def say(message: str, *args: object) -> None:
             raise
 
 
-def told(error: BaseException) -> str:
+def spelled(error: BaseException) -> str:
     """Spell an exception; an observer's may fail at that too."""
     try:
         return repr(error)

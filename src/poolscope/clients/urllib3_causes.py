@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
+from collections.abc import Iterator
 from http.client import HTTPException, IncompleteRead
 from types import FrameType
 from typing import Any, NamedTuple
@@ -12,6 +13,11 @@ from typing import Any, NamedTuple
 from poolscope.records import KEY, Pool
 
 _DEPTH = 24
+#: The functions that say why when they are found around a close.
+_TELLING = frozenset(
+    ("getresponse", "urlopen", "_get_conn", "_put_conn", "_close_pool_connections", "_tunnel",
+     "_error_catcher", "close")
+)  # fmt: skip
 
 
 class Why(NamedTuple):
@@ -26,15 +32,15 @@ class Why(NamedTuple):
     response: Any = None
 
 
-def why_closed(frame: FrameType | None, failed: str, *, evicted: bool, pool_closed: bool) -> Why:
+def why_closed(closing: FrameType | None, failed: str, *, evicted: bool, pool_closed: bool) -> Why:
     """Say why ``close`` is being called, from the frames around it: where it is called says why.
 
     ``failed`` is the class of the error that the connect's own hooks saw, ``evicted`` and
     ``pool_closed`` what is known of the pool.
     """
-    depth = 0
-    while frame is not None and depth < _DEPTH:
-        name = frame.f_code.co_name
+    for frame, name in _around(closing):
+        if name not in _TELLING:
+            continue
         module = frame.f_globals.get("__name__", "")
         if name == "getresponse" and module == "http.client":
             response = frame.f_locals.get("response")
@@ -49,9 +55,16 @@ def why_closed(frame: FrameType | None, failed: str, *, evicted: bool, pool_clos
         reason = _reason_at(frame, name, module, evicted=evicted, pool_closed=pool_closed)
         if reason:
             return Why(reason)
-        frame = frame.f_back
-        depth += 1
     return Why("explicit")
+
+
+def _around(frame: FrameType | None) -> Iterator[tuple[FrameType, str]]:
+    """Yield the frames from this one outwards, with their functions' names."""
+    for _ in range(_DEPTH):
+        if frame is None:
+            return
+        yield frame, frame.f_code.co_name
+        frame = frame.f_back
 
 
 def _reason_at(
@@ -88,20 +101,17 @@ def _why_response_closed(caller: FrameType | None) -> str:
     return "unread"
 
 
-def _why_pool_closed(frame: FrameType | None, *, evicted: bool) -> str:
-    depth = 0
-    while frame is not None and depth < _DEPTH:
-        name = frame.f_code.co_name
-        module = frame.f_globals.get("__name__", "")
-        if (name, module) in (
-            ("close", "urllib3.connectionpool"),
-            ("clear", "urllib3.poolmanager"),
-        ):
-            return "pool_closed"
-        if (name, module) == ("_exitfunc", "weakref"):
-            return "exit"
-        frame = frame.f_back
-        depth += 1
+def _why_pool_closed(closing: FrameType | None, *, evicted: bool) -> str:
+    for frame, name in _around(closing):
+        if name in ("close", "clear", "_exitfunc"):
+            module = frame.f_globals.get("__name__", "")
+            if (name, module) in (
+                ("close", "urllib3.connectionpool"),
+                ("clear", "urllib3.poolmanager"),
+            ):
+                return "pool_closed"
+            if (name, module) == ("_exitfunc", "weakref"):
+                return "exit"
     return "evicted" if evicted else "collected"
 
 

@@ -59,8 +59,7 @@ class Records:
         carrier.ref = Ref(conn, self._carrier_gone)
         carrier.ref.record = carrier
         object.__setattr__(conn, KEY, carrier)
-        # The weak reference has to outlive the connection, so the registry keeps the carrier.
-        pool.ledger.log.append(("carrier", carrier))
+        pool.ledger.carriers.add(carrier)
         if getattr(conn, "sock", None) is not None:
             connection = carrier.connection = Connection(carrier, self.clock(), adopted=True)
             connection.watch(conn.sock)
@@ -106,7 +105,12 @@ class Records:
     def _carrier_gone(self, ref: Ref) -> None:
         try:
             carrier: Carrier = ref.record
-            carrier.ledger.log.append(("carrier_gone", carrier, self.clock()))
+            connection = carrier.connection
+            if connection is not None and not connection.reason:
+                connection.end(self.clock(), "collected")
+            carrier.taken_at = 0.0  # a fault of ours may have left it so
+            carrier.touch()
+            carrier.ledger.carriers.discard(carrier)
             self.pulse.wake()
         except Exception as error:  # noqa: BLE001 - our faults stay ours
             self._fault("carrier_gone", error)
