@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 import poolscope
 from peers import HOST, Server
-from scenarios import World, trusting
+from worlds import World, trusting
 
 
 def pytest_configure():
@@ -277,3 +277,9 @@ def world(serve, tls, authority, tmp_path):
     gc.freeze()  # a collection then looks at the scenario alone
     yield World(serve, tls, trusting(authority), str(tmp_path / "socket"))
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def tried():
+    """Hold the points of injection that an earlier scenario has come to."""
+    return set()

@@ -18,12 +18,6 @@ SHIELDS_ITSELF = "_inside"
 LAST_CHANCES = {"body_gone", "_carrier_gone", "_pool_gone"}
 
 
-@pytest.fixture(scope="module")
-def tried():
-    """Hold the points that an earlier scenario has come to."""
-    return set()
-
-
 class Reports(logging.Handler):
     """Keeps what is logged, and on which functions' behalf."""
 

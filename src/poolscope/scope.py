@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Any
@@ -75,7 +75,7 @@ class Scope:
             try:
                 self._shielded(self._fold)
                 events, self._events = self._events, []
-                self._tell(events)
+                self._tell(events, list(self.observers))
             finally:
                 self._draining = False
 
@@ -113,9 +113,8 @@ class Scope:
             self.drain()
             seen: list[ev.AnyEvent] = [ev.OriginSeen(state.origin) for state in self._origins]
             new = [one for one in dict.fromkeys(observers) if one not in self.observers]
-            for observer in new:
-                observer.tell(seen)
             self.observers += new
+            self._tell(seen, new)
 
     def dismiss(self) -> None:
         """Drain, tell the observers that nothing is known to be open any more, and forget them.
@@ -132,7 +131,8 @@ class Scope:
                     connection.give_back(now)
                     connection.carrier.touch()
             self.drain()
-            self._tell([ev.Levels(state.origin) for state in self._origins])
+            nothing = [ev.Levels(state.origin) for state in self._origins]
+            self._tell(nothing, list(self.observers))
             self._let_go()
             for state in self._origins:
                 state.told_levels = None
@@ -150,8 +150,8 @@ class Scope:
         """Whether anybody listens."""
         return bool(self.observers)
 
-    def _tell(self, events: list[ev.AnyEvent]) -> None:
-        for observer in list(self.observers):
+    def _tell(self, events: Sequence[ev.AnyEvent], observers: Iterable[Observer]) -> None:
+        for observer in observers:
             try:
                 observer.tell(events)
             except Exception as error:
