@@ -18,7 +18,6 @@ from poolscope.patching import Patcher, when_imported
 from poolscope.pulse import Pulse
 from poolscope.readings import Readings
 from poolscope.scope import Scope
-from poolscope.shield import spelled
 
 log = logging.getLogger("poolscope")
 
@@ -110,7 +109,7 @@ class Process:
             try:
                 observer.forked()
             except Exception as error:  # noqa: BLE001 - nor may it reach the host's fork
-                self.scope.faults.append((f"observer.{type(observer).__name__}", spelled(error)))
+                self.scope.fault(f"observer.{type(observer).__name__}", error)
         # Children of multiprocessing leave by os._exit: no atexit, but its own finalizers.
         util: Any = sys.modules.get("multiprocessing.util")
         if util is not None:

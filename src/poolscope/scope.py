@@ -52,6 +52,10 @@ class Scope:
         """Let drains in again, in the parent after a fork."""
         self._lock.release()
 
+    def fault(self, where: str, error: Exception) -> None:
+        """Write down that our own code, or an observer, failed; the next drain tells."""
+        self.faults.append((where, spelled(error)))
+
     # ---- draining
 
     def locked(self) -> AbstractContextManager[object]:
@@ -143,7 +147,7 @@ class Scope:
             try:
                 observer.ended()
             except Exception as error:  # noqa: BLE001 - an observer must not stop the others
-                self.faults.append((f"observer.{type(observer).__name__}", spelled(error)))
+                self.fault(f"observer.{type(observer).__name__}", error)
 
     @property
     def attached(self) -> bool:
@@ -158,8 +162,7 @@ class Scope:
                 if is_the_hosts(error):
                     raise
                 self.observers.remove(observer)
-                where = f"observer.{type(observer).__name__}"
-                self.faults.append((where, spelled(error)))
+                self.fault(f"observer.{type(observer).__name__}", error)
 
     def _fold(self) -> None:
         ledger = self.ledger
@@ -180,7 +183,7 @@ class Scope:
         except Exception as error:
             if is_the_hosts(error):
                 raise
-            self.faults.append((f"drain.{step.__name__}", spelled(error)))
+            self.fault(f"drain.{step.__name__}", error)
 
     def _tell_state(self, state: OriginState, now: float) -> None:
         self._events.extend(state.told(now))
