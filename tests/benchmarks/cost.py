@@ -63,6 +63,18 @@ def reused(url: str, threads: int, requests: int) -> Work:
     return work
 
 
+def reopened(url: str, connections: int) -> Work:
+    """Return work that opens a connection for each request, in one and the same pool."""
+    pool = urllib3.PoolManager(headers={"Connection": "close"})
+
+    def work() -> int:
+        for _ in range(connections):
+            pool.request("GET", url)
+        return connections
+
+    return work
+
+
 def fresh(url: str, connections: int) -> Work:
     """Return work that opens a pool and a connection for each request."""
 
@@ -83,8 +95,12 @@ def cpu(work: Work) -> float:
     return (time.process_time() - began) / number * MICRO
 
 
-def compare(work: Work, rounds: int) -> dict[str, list[float]]:
-    """Measure work bare and attached in turns; return the paired differences by name."""
+def compare(work: Work, warm_up: Work, rounds: int) -> dict[str, list[float]]:
+    """Measure work bare and attached in turns; return the paired differences by name.
+
+    A little work goes before each turn, unmeasured: the interpreter adapts itself to functions
+    that were put in or taken out, once in a service's life.
+    """
     ways = {"poolscope": (lambda: poolscope.instrument(REGISTRY), poolscope.uninstrument)}
     if importlib.util.find_spec(OTEL) is not None:
         instrumentor = importlib.import_module(OTEL).URLLib3Instrumentor()
@@ -92,8 +108,10 @@ def compare(work: Work, rounds: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in ("bare", *ways)}
     for _ in range(rounds):
         for name, (attach, detach) in ways.items():
+            warm_up()
             bare = cpu(work)
             attach()
+            warm_up()
             attached = cpu(work)
             detach()
             found["bare"].append(bare)
@@ -111,13 +129,15 @@ def row(label: str, values: list[float], unit: str = "µs") -> float:
 def requests_and_connections(rounds: int, size: int) -> None:
     """Print what a re-used request and a new connection cost."""
     with server() as url:
-        for title, work in (
-            ("Re-used request, 1 thread", reused(url, 1, size)),
-            ("Re-used request, 8 threads", reused(url, 8, size)),
-            ("Request on a new pool and connection", fresh(url, size // 8)),
+        few = max(16, size // 20)
+        for title, work, warm_up in (
+            ("Re-used request, 1 thread", reused(url, 1, size), reused(url, 1, few)),
+            ("Re-used request, 8 threads", reused(url, 8, size), reused(url, 8, few)),
+            ("New connection in a pool", reopened(url, size // 8), reopened(url, few)),
+            ("New pool and connection", fresh(url, size // 8), fresh(url, few)),
         ):
             print(title)
-            found = compare(work, rounds)
+            found = compare(work, warm_up, rounds)
             row("bare", found["bare"])
             ours = row("added by poolscope with Prometheus", found["poolscope"])
             if "otel" in found:

@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from typing import Any
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\r\nok"
+CLOSE = b"Connection: close\r\n"
+LAST = ANSWER.replace(b"Content-Type", CLOSE + b"Content-Type")
 
 
 def _answer(connection: socket.socket) -> None:
     with connection, contextlib.suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while connection.recv(65536):
+        while request := connection.recv(65536):
+            if CLOSE in request:
+                connection.sendall(LAST)
+                return
             connection.sendall(ANSWER)
 
 
