@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 
 import pytest
-import urllib3
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
 
 import poolscope
 from peers import HOST, free_port, keep_alive
 
-#: Two for each hook on the stack, and connect() makes the TCP connection inside.
-OUR_FRAMES = 4
+
+@pytest.fixture(autouse=True)
+def _nothing_is_told_of_finalizers(monkeypatch):
+    """Let those that run close to the limit fail as they do natively, without pytest in it."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _what: None)
 
 
 def with_frames_left(number, call):
@@ -26,7 +30,7 @@ def with_frames_left(number, call):
     return down(sys.getrecursionlimit() - depth - number)
 
 
-class Refusing(urllib3.connection.HTTPConnection):
+class Refusing(HTTPConnection):
     def __init__(self, *_args, **_kwargs):
         raise LookupError
 
@@ -71,6 +75,11 @@ def a_new_connection_that_fails(pool):
     return pool._new_conn
 
 
+def validating(pool):
+    conn = HTTPConnection(pool.host, pool.port)  # it has no record yet, but will need one
+    return lambda: pool._validate_conn(conn)
+
+
 def giving_back(pool):
     conn = checked_out(pool)
     return lambda: pool._put_conn(conn)
@@ -91,18 +100,29 @@ def closing_the_pool(pool):
     return pool.close
 
 
-CALLS = (
-    *(a_first_request, another_request, a_refused_request, a_checkout_in_vain, a_new_connection),
-    *(a_new_connection_that_fails, giving_back, giving_back_one_too_many, closing),
-    closing_the_pool,
-)
+#: How many frames of ours are on the stack at most: one for a hook, two if it waits for the end.
+CALLS = {
+    a_first_request: 4,  # connect() makes the TCP connection inside
+    another_request: 0,  # something else goes deeper
+    a_refused_request: 4,
+    a_checkout_in_vain: 2,
+    a_new_connection: 2,
+    a_new_connection_that_fails: 2,
+    validating: 1,
+    giving_back: 1,
+    giving_back_one_too_many: 1,
+    closing: 1,
+    closing_the_pool: 2,  # its connections close inside
+}
 
 
 def outcomes_of(prepare, server, lengths):
     """Return what comes of a call with so many frames left, for each of these numbers."""
     outcomes = []
     for length in lengths:
-        with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
+        for patch in poolscope._process.patchers["urllib3"].patches:
+            patch.fault_count = 0  # or the hook would be dormant before it gets interesting
+        with HTTPConnectionPool(HOST, server.port) as pool:
             call = prepare(pool)
             try:
                 outcomes.append(with_frames_left(length, call))
@@ -111,9 +131,29 @@ def outcomes_of(prepare, server, lengths):
     return outcomes
 
 
-@pytest.mark.parametrize("prepare", CALLS)
-def test_the_stack_that_we_take_is_all_that_we_take(scope, serve, prepare):
-    server = serve(keep_alive)
+@pytest.mark.parametrize(("prepare", "ours"), CALLS.items())
+def test_the_stack_that_we_take_is_all_that_we_take(scope, serve, prepare, ours):
+    compare(scope, serve(keep_alive), prepare, ours)
+
+
+def test_what_the_host_did_without_any_stack_stays_done(scope, serve, monkeypatch):
+    def given(self):
+        return self.given
+
+    def prepare(pool):
+        pool.given = HTTPConnection(HOST, pool.port)
+        return lambda: type(pool._new_conn())
+
+    scope.detach()
+    with monkeypatch.context() as patch:
+        patch.setattr(HTTPConnectionPool, "_new_conn", given)
+        compare(scope, serve(keep_alive), prepare, 2)
+        scope.detach()
+    scope.attach()
+
+
+def compare(scope, server, prepare, ours):
+    """Hold a call at every small depth against what comes of it without us."""
     lengths = range(1, 50)
     scope.detach()
     (enough,) = outcomes_of(prepare, server, [500])  # and whatever is imported late is imported
@@ -124,10 +164,7 @@ def test_the_stack_that_we_take_is_all_that_we_take(scope, serve, prepare):
     first = natively.index(enough)
     assert natively == [RecursionError] * first + [enough] * (len(lengths) - first)
     assert attached[:first] == natively[:first]
-    assert attached[first + OUR_FRAMES :] == natively[first + OUR_FRAMES :]
+    assert attached[first + ours :] == natively[first + ours :]
     assert set(attached) == set(natively)
-    # What we could not do for lack of stack is a fault, and some hooks are dormant now.
+    # What we could not do for lack of stack is a fault.
     scope.faults = poolscope.snapshot()["faults"]
-    scope.detach()
-    scope.attach()
-    assert outcomes_of(prepare, server, [500]) == [enough]

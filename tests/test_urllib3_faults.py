@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import signal
+import weakref
 
 import pytest
 import urllib3
 
 import poolscope
 from outcomes import attempt
-from peers import HOST, free_port, keep_alive
+from peers import HOST, fin, free_port, keep_alive, scripted
 from poolscope.clients.urllib3 import Client
+from poolscope.clients.urllib3_sockets import current
 from poolscope.pulse import Pulse
 from poolscope.scope import Scope
 from scenarios import Player
@@ -128,3 +131,28 @@ def test_a_checkout_whose_hook_faults_is_not_pending_for_ever(scope, serve, monk
             pool._put_conn(conn)
             assert seen.pending == 0
     scope.faults = {"urllib3.connectionpool.HTTPConnectionPool._get_conn": 2}
+
+
+def test_a_fault_while_a_connection_is_made_keeps_nobodys_connection(scope, serve, monkeypatch):
+    client = poolscope._process.patchers["urllib3"].hooks[0].before.__self__
+    monkeypatch.setattr(client, "take", lambda *_: 1 / 0)
+    with urllib3.HTTPConnectionPool(HOST, serve(keep_alive).port) as pool:
+        conn = pool._new_conn()
+        conn.connect()
+        gone = weakref.ref(conn)
+        del conn
+        gc.collect()
+        assert gone() is None
+    scope.faults = {"urllib3.connection.HTTPConnection.connect": 1}
+
+
+def test_a_request_whose_end_is_missed_surrounds_no_later_one(scope, serve, break_hook):
+    target = "urllib3.connection.HTTPConnection.close"
+    break_hook(target, "before")
+    with urllib3.HTTPConnectionPool(HOST, serve(scripted(fin)).port) as pool:
+        assert attempt(pool.request, "GET", "/", retries=False)[0][0] == "ProtocolError"
+        assert current.get().taken_at
+    gc.collect()
+    assert not current.get().taken_at
+    scope.faults = poolscope.snapshot()["faults"]
+    assert set(scope.faults) == {target}
