@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 import poolscope
 from peers import HOST, Server
+from worlds import World, trusting
 
 
 def pytest_configure():
@@ -267,3 +268,18 @@ def authority(tmp_path_factory):
 def tls(authority):
     """Return the context of a server with a good certificate."""
     return authority.server(HOST, "localhost")
+
+
+@pytest.fixture
+def world(serve, tls, authority, tmp_path):
+    """Return the peers of a scenario that is played again and again."""
+    gc.collect()
+    gc.freeze()  # a collection then looks at the scenario alone
+    yield World(serve, tls, trusting(authority), str(tmp_path / "socket"))
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def tried():
+    """Hold the points of injection that an earlier scenario has come to."""
+    return set()

@@ -67,6 +67,8 @@ class Peer:
         self.server = server
         self.sock = sock
         self.answered = 0
+        #: All that came, byte for byte.
+        self.raw = b""
         self._received = b""
 
     def __iter__(self) -> Iterator[Request]:
@@ -98,6 +100,7 @@ class Peer:
             data = self.sock.recv(65536)
         except OSError:
             return False
+        self.raw += data
         self._received += data
         return bool(data)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import inspect
 import logging
@@ -56,17 +57,32 @@ def test_hooked_functions_take_keywords_as_natively(scope, serve):
     scope.of(server)
 
 
-@posix_timer
-@pytest.mark.usefixtures("scope")
-def test_a_time_limit_that_strikes_inside_a_hook_reaches_the_caller(serve, monkeypatch):
-    """Celery's soft time limit is an exception that a signal handler raises, anywhere."""
+class SoftTimeLimitError(Exception):
+    pass
 
-    class SoftTimeLimitError(Exception):
-        pass
 
-    def handler(_number, _frame):
+class TimeLimit:
+    def strike(self, _number, _frame):
         raise SoftTimeLimitError
 
+    __call__ = strike
+
+
+class Inherited(TimeLimit):
+    pass
+
+
+def strike(_error, _number, _frame):
+    raise SoftTimeLimitError
+
+
+@posix_timer
+@pytest.mark.parametrize(
+    "handler", [TimeLimit().strike, Inherited(), functools.partial(strike, None)]
+)
+@pytest.mark.usefixtures("scope")
+def test_a_time_limit_that_strikes_inside_a_hook_reaches_the_caller(serve, monkeypatch, handler):
+    """Celery's soft time limit is an exception that a signal handler raises, anywhere."""
     client = poolscope._process.patchers["urllib3"].hooks[0].before.__self__
     before = signal.signal(signal.SIGUSR1, handler)
 
@@ -186,9 +202,8 @@ def test_the_pulse_comes_back_after_a_fork_and_after_re_attaching(scope, serve):
     if os.fork() == 0:
         os._exit(0)
     os.wait()
-    assert not process.pulse.beating
-    pool.close()  # nothing but this tells that there is news
     assert process.pulse.beating
+    pool.close()
     assert eventually(lambda: process.readings.numbers and not process.scope.ledger.log)
     with HTTPConnectionPool(HOST, server.port) as pool:
         pool.request("GET", "/")

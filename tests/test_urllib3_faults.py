@@ -1,33 +1,54 @@
-"""Our own faults: counted, told once, and none of the host's business."""
+"""A hook of ours that raises: shielded, counted, told once, and dormant after five times."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import traceback
+import gc
+import signal
+import weakref
 
 import pytest
 import urllib3
 
 import poolscope
-from peers import HOST, free_port, keep_alive
+from outcomes import attempt
+from peers import HOST, fin, free_port, keep_alive, scripted
+from poolscope.clients.urllib3 import Client
+from poolscope.clients.urllib3_sockets import current
+from poolscope.pulse import Pulse
+from poolscope.scope import Scope
+from scenarios import Player
+
+KINDS = (ZeroDivisionError, MemoryError, RecursionError)
+SIDES = [
+    (hook.name, side)
+    for hook in Client(Scope(1), Pulse(lambda: None)).hooks
+    for side in ("before", "after")
+    if getattr(hook, side)
+]
+#: Which scenario comes to a hook, if it is not that of a pool that is used.
+COMES_TO = {
+    "SOCKSConnection._new_conn": "socks_proxies",
+    "_ssl_wrap_socket_impl": "tls_and_a_server_that_closes",
+    "RecentlyUsedContainer.__setitem__": "pools_evicted_and_cleared",
+}
 
 
 @pytest.fixture
 def break_hook(scope, monkeypatch):
     """Make a hook of ours raise; the list that comes back has an entry for every time."""
 
-    def break_hook(target, side):
+    def break_hook(name, side, kind=ZeroDivisionError):
         calls = []
 
         def broken(*_args, **_kwargs):
-            calls.append(target)
-            raise ZeroDivisionError
+            calls.append(name)
+            raise kind
 
         patcher = poolscope._process.patchers["urllib3"]
         scope.detach()
         hooks = [
-            dataclasses.replace(hook, **{side: broken}) if hook.name == target else hook
+            dataclasses.replace(hook, **{side: broken}) if hook.name == name else hook
             for hook in patcher.hooks
         ]
         monkeypatch.setattr(patcher, "hooks", tuple(hooks))
@@ -37,85 +58,101 @@ def break_hook(scope, monkeypatch):
     return break_hook
 
 
-@pytest.mark.parametrize(
-    ("method", "side"),
-    [("_validate_conn", "before"), ("_get_conn", "before"), ("_get_conn", "after")],
-)
-def test_a_hook_that_faults_five_times_goes_dormant(scope, serve, break_hook, method, side):
-    target = f"urllib3.connectionpool.HTTPConnectionPool.{method}"
-    calls = break_hook(target, side)
-    server = serve(keep_alive)
-    with urllib3.HTTPConnectionPool(HOST, server.port, block=True) as pool:
-        for _ in range(8):
-            assert pool.request("GET", "/").data == b"ok"
-    assert (server.accepted, server.answered) == (1, 8)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("name", "side"), SIDES)
+def test_a_hook_that_faults_five_times_goes_dormant(scope, world, break_hook, name, side, kind):
+    patcher = poolscope._process.patchers["urllib3"]
+    if name in (hook.name for hook in patcher.missing):
+        pytest.skip("this urllib3 does not have it")
+    chosen = (one for end, one in COMES_TO.items() if name.endswith(end))
+    player = Player(world, next(chosen, "a_blocking_pool"))
+    scope.detach()
+    natively = player.play()
+    calls = break_hook(name, side, kind)
+    for _ in range(8):
+        assert player.play() == natively
     assert len(calls) == 5
-    scope.faults = {target: 5}
-
-
-@pytest.mark.parametrize(
-    ("target", "side"),
-    [
-        ("urllib3.connectionpool.HTTPConnectionPool._validate_conn", "before"),
-        ("urllib3.connectionpool.HTTPConnectionPool._put_conn", "before"),
-        ("urllib3.connectionpool.HTTPConnectionPool._new_conn", "after"),
-        ("urllib3.connectionpool.HTTPConnectionPool.close", "before"),
-        ("urllib3.connection.HTTPConnection._new_conn", "before"),
-        ("urllib3.connection.HTTPConnection._new_conn", "after"),
-        ("urllib3.connection.HTTPConnection.connect", "before"),
-        ("urllib3.connection.HTTPConnection.connect", "after"),
-        ("urllib3.connection.HTTPConnection.close", "before"),
-    ],
-)
-def test_no_faulty_hook_reaches_the_host(scope, serve, break_hook, target, side):
-    calls = break_hook(target, side)
-    server = serve(keep_alive)
-    for _ in range(7):
-        with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
-            assert pool.request("GET", "/").data == b"ok"
-    assert (server.accepted, server.answered) == (7, 7)
-    assert len(calls) == 5
-    scope.faults = {target: 5}
+    scope.faults = {name: 5}
+    dormant = [patch.target for patch in patcher.patches if not patch.active]
+    assert dormant == [name]
+    scope.detach()
+    scope.attach()
+    assert all(patch.active for patch in patcher.patches)
 
 
 def test_a_fault_while_the_host_raises_leaves_the_hosts_exception(scope, break_hook):
     target = "urllib3.connection.HTTPConnection.connect"
+    port = free_port()
+
+    def fail():
+        with urllib3.HTTPConnectionPool(HOST, port) as pool:
+            return attempt(pool.request, "GET", "/", retries=False)
+
+    scope.detach()
+    natively = fail()
+    assert natively[0][0] == "NewConnectionError"
     break_hook(target, "after")
-    with (
-        urllib3.HTTPConnectionPool(HOST, free_port()) as pool,
-        pytest.raises(urllib3.exceptions.NewConnectionError) as caught,
-    ):
-        pool.request("GET", "/", retries=False)
-    chain = [type(error) for error in (caught.value.__cause__, caught.value.__context__)]
-    assert ZeroDivisionError not in chain
+    assert fail() == natively
     scope.faults = {target: 1}
 
 
-def test_a_fault_is_logged_once_and_never_on_the_hosts_stack(scope, serve, break_hook, monkeypatch):
-    target = "urllib3.connection.HTTPConnection.connect"
-    break_hook(target, "before")
-    monkeypatch.setattr(poolscope._process.scope, "_told_faults", set())
-    loggers = []
-    log = logging.getLogger("poolscope")
-    monkeypatch.setattr(log, "handlers", [Where(loggers)])
-    server = serve(keep_alive)
-    for _ in range(3):
-        with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
+class Unwilling:
+    """A signal handler that does not like to be asked for anything."""
+
+    def __getattr__(self, name):
+        raise LookupError(name)
+
+    def __call__(self, *_args):
+        pass
+
+
+def test_a_fault_is_told_from_the_hosts_whatever_its_signal_handlers_are(scope, serve, break_hook):
+    target = "urllib3.connectionpool.HTTPConnectionPool._validate_conn"
+    before = signal.signal(signal.SIGUSR1, Unwilling())
+    try:
+        break_hook(target, "before")
+        with urllib3.HTTPConnectionPool(HOST, serve(keep_alive).port) as pool:
             assert pool.request("GET", "/").data == b"ok"
-    poolscope.snapshot()
-    poolscope.snapshot()
-    (frames,) = (frames for message, frames in loggers if target in message)
-    assert "urlopen" not in frames
-    scope.faults = {target: 3}
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    scope.faults = {target: 1}
 
 
-class Where(logging.Handler):
-    """Notes on which functions' behalf a message was logged."""
+def test_a_checkout_whose_hook_faults_is_not_pending_for_ever(scope, serve, monkeypatch):
+    server = serve(keep_alive)
+    client = poolscope._process.patchers["urllib3"].hooks[0].before.__self__
+    seen = scope.of(server)
+    with urllib3.HTTPConnectionPool(HOST, server.port, block=True) as pool:
+        pool.request("GET", "/")
+        for readings in ([], [1.0]):  # it fails before the checkout, and after it
+            with monkeypatch.context() as patch:
+                patch.setattr(client, "clock", readings.pop)
+                conn = pool._get_conn()
+            pool._put_conn(conn)
+            assert seen.pending == 0
+    scope.faults = {"urllib3.connectionpool.HTTPConnectionPool._get_conn": 2}
 
-    def __init__(self, messages):
-        super().__init__()
-        self._messages = messages
 
-    def emit(self, record):
-        frames = {frame.name for frame in traceback.extract_stack()}
-        self._messages.append((record.getMessage(), frames))
+def test_a_fault_while_a_connection_is_made_keeps_nobodys_connection(scope, serve, monkeypatch):
+    client = poolscope._process.patchers["urllib3"].hooks[0].before.__self__
+    monkeypatch.setattr(client, "take", lambda *_: 1 / 0)
+    with urllib3.HTTPConnectionPool(HOST, serve(keep_alive).port) as pool:
+        conn = pool._new_conn()
+        conn.connect()
+        gone = weakref.ref(conn)
+        del conn
+        gc.collect()
+        assert gone() is None
+    scope.faults = {"urllib3.connection.HTTPConnection.connect": 1}
+
+
+def test_a_request_whose_end_is_missed_surrounds_no_later_one(scope, serve, break_hook):
+    target = "urllib3.connection.HTTPConnection.close"
+    break_hook(target, "before")
+    with urllib3.HTTPConnectionPool(HOST, serve(scripted(fin)).port) as pool:
+        assert attempt(pool.request, "GET", "/", retries=False)[0][0] == "ProtocolError"
+        assert current.get().taken_at
+    gc.collect()
+    assert not current.get().taken_at
+    scope.faults = poolscope.snapshot()["faults"]
+    assert set(scope.faults) == {target}

@@ -23,7 +23,8 @@ class OriginState:
         self.origin = origin
         #: Open connections, oldest first.
         self.open: dict[Connection, None] = {}
-        self.active = 0
+        #: Those of them that are checked out. (Not a count: should a step fail, it heals.)
+        self.active: dict[Connection, None] = {}
         self.opened_sum = 0.0
         self.pools: dict[Pool, None] = {}
         self.had_connections = False
@@ -40,7 +41,7 @@ class OriginState:
         pool.used = True
         if pool.unreplaced:
             return f"replaced_{pool.unreplaced.pop(0)}"
-        if pool.open:
+        if pool.open > 0:
             return "growth"
         # Too many origins share the memory of _other: it can't tell whose connections it had.
         if not had_connections or self.origin.address == OTHER:
@@ -52,21 +53,20 @@ class OriginState:
 
     def add(self, connection: Connection) -> None:
         """Count a connection as open, and as active until told otherwise."""
-        connection.known = connection.active = True
-        connection.carrier.pool.open += 1
-        self.open[connection] = None
-        self.active += 1
+        connection.known = True
+        self.open[connection] = self.active[connection] = None
         self.opened_sum += connection.opened_at
+        connection.carrier.pool.open += 1
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: Connection, reason: str) -> None:
         """Count a connection as closed; its place in the pool waits for a replacement."""
         connection.known = False
+        self.active.pop(connection, None)
+        self.open.pop(connection, None)
+        self.opened_sum -= connection.opened_at
         pool = connection.carrier.pool
         pool.open -= 1
-        pool.unreplaced.append(connection.reason)
-        del self.open[connection]
-        self.active -= connection.active
-        self.opened_sum -= connection.opened_at
+        pool.unreplaced.append(reason)
 
     def told(self, now: float) -> Iterator[AnyEvent]:
         """Yield what has come since the last time, added up, and the levels if they changed."""
@@ -78,8 +78,8 @@ class OriginState:
         if waits := self.waits.take():
             yield Waited(origin, waits)
         if self.busy:
-            yield Busy(origin, self.busy)
-            self.busy = 0.0
+            busy, self.busy = self.busy, 0.0
+            yield Busy(origin, busy)
         levels = self.levels(now)
         if levels != self.told_levels:
             self.told_levels = levels
@@ -93,8 +93,8 @@ class OriginState:
         oldest = next(iter(self.open), None)
         return Levels(
             self.origin,
-            active=self.active,
-            idle=count - self.active,
+            active=len(self.active),
+            idle=count - len(self.active),
             pending=sum(len(pool.waiting) for pool in self.pools if pool.blocking),
             max=sum(pool.maxsize for pool in self.pools),
             pools=len(self.pools),

@@ -115,7 +115,7 @@ class Process:
             try:
                 observer.forked()
             except Exception as error:  # noqa: BLE001 - nor may it reach the host's fork
-                self.scope.faults.append((f"observer.{type(observer).__name__}", repr(error)))
+                self.scope.fault(f"observer.{type(observer).__name__}", error)
         self._ending.forked()
 
     def _exit(self) -> None:

@@ -41,13 +41,16 @@ class Pulse:
             self.forget()
         if not self._running.acquire(blocking=False):
             return
-        self.beating = True
-        self._stopped.acquire(blocking=False)
         try:
+            self.beating = True
+            self._stopped.acquire(blocking=False)
             _thread.start_new_thread(self._run, (self._stopped, self._running))
-        except RuntimeError:  # no more threads, or the interpreter shuts down
+        except BaseException as error:
+            # A fault, or a signal handler of the host's, must not be the end of all beats.
             self.beating = False
             self._running.release()
+            if not isinstance(error, RuntimeError):  # no more threads, or the end of Python
+                raise
 
     def end(self) -> None:
         """Stop for good: the interpreter shuts down, where no thread may be started."""

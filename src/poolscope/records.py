@@ -139,8 +139,8 @@ class Carrier(_Uncopied):
         self.is_early = False
         #: Whose request it is that this one interrupts, on the same thread.
         self.outer: Carrier | None = None
-        #: The client's connection object while it connects.
-        self.connecting: Any = None
+        #: Its connection object is connecting.
+        self.connecting = False
         #: The class of the error that ended the last connect, "" if none did.
         self.failed = ""
         self.reused: Tally | None = None
@@ -159,7 +159,7 @@ class Connection:
 
     __slots__ = (
         "adopted", "answered", "busy_seconds", "busy_since", "carrier", "closed_at", "ends_with",
-        "idle_since", "missed", "opened_at", "reason", "socket", "active", "busy_told", "known",
+        "idle_since", "missed", "opened_at", "reason", "socket", "busy_told", "known",
     )  # fmt: skip
 
     def __init__(self, carrier: Carrier, opened_at: float, *, adopted: bool = False) -> None:
@@ -185,7 +185,6 @@ class Connection:
         self.socket: weakref.ref[Any] | None = None
         # ---- the drain's
         self.known = False
-        self.active = False
         self.busy_told = 0.0
 
     @property
@@ -214,8 +213,11 @@ class Connection:
         return seconds + max(0.0, now - since) if since else seconds
 
     def end(self, now: float, reason: str) -> None:
-        """Stop the clocks; the first reason wins."""
-        if not self.reason:
-            self.reason = reason
+        """Stop the clocks and write down that it is closed; the first reason wins."""
+        reason = self.reason or reason
         self.give_back(now)
+        # The row comes before the marks: should anything fail, it is closed once more, and
+        # counted once, instead of staying open for ever.
+        self.carrier.ledger.log.append(("closed", self, now, reason))
+        self.reason = reason
         self.closed_at = now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Any
@@ -13,7 +13,7 @@ from poolscope import events as ev
 from poolscope.observers import Observer
 from poolscope.origins import Origins, OriginState
 from poolscope.records import Carrier, Connection, Ledger, Pool
-from poolscope.shield import is_the_hosts, say
+from poolscope.shield import is_the_hosts, say, spelled
 
 
 class Scope:
@@ -52,6 +52,10 @@ class Scope:
         """Let drains in again, in the parent after a fork."""
         self._lock.release()
 
+    def fault(self, where: str, error: Exception) -> None:
+        """Write down that our own code, or an observer, failed; the next drain tells."""
+        self.faults.append((where, spelled(error)))
+
     # ---- draining
 
     def locked(self) -> AbstractContextManager[object]:
@@ -73,9 +77,9 @@ class Scope:
                 return
             self._draining = True
             try:
-                self._fold()
+                self._shielded(self._fold)
                 events, self._events = self._events, []
-                self._tell(events)
+                self._tell(events, list(self.observers))
             finally:
                 self._draining = False
 
@@ -100,7 +104,6 @@ class Scope:
             for connection in [known for state in self._origins for known in state.open]:
                 if reason := ended(connection):
                     connection.end(now, reason)
-                    self.ledger.log.append(("closed", connection))
                 elif in_use(connection):
                     connection.busy_since = now
                     connection.carrier.touch()
@@ -115,9 +118,8 @@ class Scope:
             self.drain()
             seen: list[ev.AnyEvent] = [ev.OriginSeen(state.origin) for state in self._origins]
             new = [one for one in dict.fromkeys(observers) if one not in self.observers]
-            for observer in new:
-                observer.tell(seen)
             self.observers += new
+            self._tell(seen, new)
 
     def dismiss(self) -> None:
         """Drain, tell the observers that nothing is known to be open any more, and let them go.
@@ -140,29 +142,28 @@ class Scope:
 
     def _let_go(self) -> None:
         # In multiprocess mode the levels of a process stay behind in its files.
-        self._tell([ev.Levels(state.origin) for state in self._origins])
+        self._tell([ev.Levels(state.origin) for state in self._origins], list(self.observers))
         for observer in list(self.observers):
             self.observers.remove(observer)
             try:
                 observer.ended()
             except Exception as error:  # noqa: BLE001 - an observer must not stop the others
-                self.faults.append((f"observer.{type(observer).__name__}", repr(error)))
+                self.fault(f"observer.{type(observer).__name__}", error)
 
     @property
     def attached(self) -> bool:
         """Whether anybody listens."""
         return bool(self.observers)
 
-    def _tell(self, events: list[ev.AnyEvent]) -> None:
-        for observer in list(self.observers):
+    def _tell(self, events: Sequence[ev.AnyEvent], observers: Iterable[Observer]) -> None:
+        for observer in observers:
             try:
                 observer.tell(events)
             except Exception as error:
                 if is_the_hosts(error):
                     raise
                 self.observers.remove(observer)
-                where = f"observer.{type(observer).__name__}"
-                self.faults.append((where, repr(error)))
+                self.fault(f"observer.{type(observer).__name__}", error)
 
     def _fold(self) -> None:
         ledger = self.ledger
@@ -183,7 +184,7 @@ class Scope:
         except Exception as error:
             if is_the_hosts(error):
                 raise
-            self.faults.append((f"drain.{step.__name__}", repr(error)))
+            self.fault(f"drain.{step.__name__}", error)
 
     def _tell_state(self, state: OriginState, now: float) -> None:
         self._events.extend(state.told(now))
@@ -235,17 +236,15 @@ class Scope:
         state.had_connections = True
         state.add(connection)
 
-    def _on_closed(self, connection: Connection) -> None:
+    def _on_closed(self, connection: Connection, now: float, reason: str) -> None:
         if not connection.known:
             return
         state = self._state(connection.carrier.pool)
-        self._add_busy(connection, connection.closed_at)
-        state.remove(connection)
+        self._add_busy(connection, now)
+        state.remove(connection, reason)
         if not connection.adopted:
-            seconds = max(0.0, connection.closed_at - connection.opened_at)
-            self._events.append(
-                ev.Closed(state.origin, connection.reason, seconds, connection.answered)
-            )
+            seconds = max(0.0, now - connection.opened_at)
+            self._events.append(ev.Closed(state.origin, reason, seconds, connection.answered))
 
     def _on_first(self, pool: Pool, seconds: float) -> None:
         self._state(pool).first.add(seconds)
@@ -294,12 +293,12 @@ class Scope:
             carrier.touch()  # its opening is in the log, behind the part that was read
             return
         self._add_busy(connection, now)
-        active = bool(connection.busy_since)
         state = self._state(carrier.pool)
-        state.active += active - connection.active
-        connection.active = active
-        if active:
+        if connection.busy_since:
+            state.active[connection] = None
             carrier.touch()  # time goes on while it is checked out
+        else:
+            state.active.pop(connection, None)
 
     def _add_busy(self, connection: Connection, now: float) -> None:
         seconds = connection.busy(now)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
+from types import CodeType, FunctionType, MethodType
+from typing import Any
 
 _log = logging.getLogger("poolscope")
 
@@ -14,11 +17,12 @@ def is_the_hosts(error: BaseException) -> bool:
     Time limits work like that (``SoftTimeLimitExceeded``, an ``alarm`` of one's own): swallowed,
     they would be lost.
     """
+    try:
+        handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
+    except Exception:  # noqa: BLE001 - the host's handlers may be any object
+        return False
     trace = error.__traceback__
-    handlers = None
     while trace is not None:
-        if handlers is None:
-            handlers = _handlers()
         if trace.tb_frame.f_code in handlers:
             return True
         trace = trace.tb_next
@@ -34,11 +38,21 @@ def say(message: str, *args: object) -> None:
             raise
 
 
-def _handlers() -> set[object]:
-    found = set()
-    for number in signal.valid_signals():
-        handler = signal.getsignal(number)
-        if callable(handler):
-            function = getattr(handler, "__func__", handler)
-            found.add(getattr(function, "__code__", None))
-    return found - {None}
+def spelled(error: BaseException) -> str:
+    """Spell an exception; an observer's may fail at that too."""
+    try:
+        return repr(error)
+    except Exception:  # noqa: BLE001 - its name will do
+        return type(error).__name__
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    """Return the code that runs when a signal handler is called; None if it is not Python's."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if isinstance(handler, MethodType):
+        handler = handler.__func__
+    if not isinstance(handler, FunctionType):
+        kinds = type(handler).__mro__
+        handler = next((vars(kind)["__call__"] for kind in kinds if "__call__" in vars(kind)), None)
+    return handler.__code__ if isinstance(handler, FunctionType) else None

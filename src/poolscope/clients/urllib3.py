@@ -47,14 +47,23 @@ class Client(Sockets):
             # imports by name: 2.x calls connection's, 1.26 connectionpool's.
             Hook(conns, "assert_header_parsing", self.headers, group="headers", hot="headers"),
             Hook(pools, "assert_header_parsing", self.headers, group="headers", hot="headers"),
-            Hook(pools, f"{pool}._new_conn", self.create, self.created, https_pool),
-            Hook(pools, f"{pool}.close", self.close_pool, None, https_pool),
-            Hook(conns, f"{conn}._new_conn", self.tcp, self.tcp_opened),
-            Hook("urllib3.contrib.socks", "SOCKSConnection._new_conn", self.tcp, self.tcp_opened),
-            Hook(conns, f"{conn}.connect", self.connect, self.connected, https_conn),
-            Hook(conns, f"{conn}.close", self.close, None, https_conn),
-            Hook("urllib3.util.ssl_", "_ssl_wrap_socket_impl", self.handshake, self.handshaken),
-            Hook("urllib3._collections", "RecentlyUsedContainer.__setitem__", self.evict),
+            Hook(pools, f"{pool}._new_conn", self.create, self.created, https_pool, hot="self"),
+            Hook(pools, f"{pool}.close", self.close_pool, None, https_pool, hot="self"),
+            Hook(conns, f"{conn}._new_conn", self.tcp, self.tcp_opened, hot="self"),
+            Hook(
+                "urllib3.contrib.socks", "SOCKSConnection._new_conn", self.tcp, self.tcp_opened,
+                hot="self",
+            ),
+            Hook(conns, f"{conn}.connect", self.connect, self.connected, https_conn, hot="self"),
+            Hook(conns, f"{conn}.close", self.close, None, https_conn, hot="self"),
+            Hook(
+                "urllib3.util.ssl_", "_ssl_wrap_socket_impl", self.handshake, self.handshaken,
+                hot="sock, ssl_context, tls_in_tls, server_hostname=None",
+            ),
+            Hook(
+                "urllib3._collections", "RecentlyUsedContainer.__setitem__", self.evict,
+                hot="self, key, value",
+            ),
         )  # fmt: skip
 
     # ---- checkouts
@@ -65,14 +74,15 @@ class Client(Sockets):
             return None
         pool = self.pool(host_pool)
         token = object()
-        pool.waiting[token] = None
-        return _Wait(pool, token, self.clock())
+        wait = _Wait(pool, token, self.clock())
+        pool.waiting[token] = None  # last: if anything fails, waited() is not called
+        return wait
 
     def waited(self, wait: _Wait, conn: Any, error: BaseException | None) -> None:
         """After ``_get_conn`` of a blocking pool."""
         pool = wait.pool
-        seconds = self.clock() - wait.began
         pool.waiting.pop(wait.token, None)
+        seconds = self.clock() - wait.began
         if error is None:
             carrier = self.carrier(conn) or self.bind(pool, conn)
             carrier.waits = carrier.waits or Tally()
@@ -186,13 +196,14 @@ class Client(Sockets):
             pool.closed = True
             pool.ledger.log.append(("pool_gone", pool))
 
-    def evict(self, container: Any, key: Any, _value: Any) -> None:
+    def evict(self, container: Any, key: Any, value: Any) -> None:
         """Before a manager stores a pool: the least recently used one may have to go."""
         pools = container._container  # noqa: SLF001 - nothing public names the victim
-        if key in pools or not pools or len(pools) < container._maxsize:  # noqa: SLF001 - as above
+        if not pools or len(pools) < container._maxsize:  # noqa: SLF001 - as above
             return
         pool = getattr(next(iter(pools.values())), KEY, None)
-        if isinstance(pool, Pool) and not pool.evicted:
+        # The key comes last: in somebody else's container it may be anything.
+        if isinstance(pool, Pool) and not pool.evicted and key not in pools:
             pool.evicted = True
             pool.ledger.log.append(("evicted", pool))
 

@@ -71,7 +71,6 @@ class Records:
         before = carrier.connection
         if before is not None and not before.reason:
             before.end(now, "explicit")  # its socket was replaced without a close
-            carrier.ledger.log.append(("closed", before))
         connection = carrier.connection = Connection(carrier, now)
         carrier.ledger.log.append(("opened", connection))
         self.pulse.wake()
@@ -99,7 +98,6 @@ class Records:
             connection: Connection = ref.record
             if not connection.closed_at:
                 connection.end(self.clock(), connection.reason)
-                connection.carrier.ledger.log.append(("closed", connection))
                 self.pulse.wake()
         except Exception as error:  # noqa: BLE001 - our faults stay ours
             self._fault("body_gone", error)
@@ -110,7 +108,7 @@ class Records:
             connection = carrier.connection
             if connection is not None and not connection.reason:
                 connection.end(self.clock(), "collected")
-                carrier.ledger.log.append(("closed", connection))
+            carrier.taken_at = 0.0  # a fault of ours may have left it so
             carrier.touch()
             carrier.ledger.carriers.discard(carrier)
             self.pulse.wake()
@@ -132,7 +130,7 @@ def still_open(connection: Connection) -> bool:
     if connection.ends_with is not None:
         return connection.ends_with() is not None
     carrier = connection.carrier
-    if carrier.connecting is not None and carrier.connection is connection:
+    if carrier.connecting and carrier.connection is connection:
         return True  # it is being set up, and its connect() ends under our eyes
     conn = carrier.ref and carrier.ref()
     sock = getattr(conn, "sock", None)

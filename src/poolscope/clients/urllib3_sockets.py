@@ -68,9 +68,9 @@ class Sockets(Records):
         now = self.clock()
         carrier = self.carrier(conn)
         if carrier is not None:
-            if carrier.connecting is not None:
+            if carrier.connecting:
                 return None
-            carrier.connecting = conn
+            carrier.connecting = True
             carrier.failed = ""
             if not carrier.taken_at:  # a tunnel connects before its request is made
                 self.take(carrier, now)
@@ -85,7 +85,7 @@ class Sockets(Records):
         carrier, conn = call.carrier, call.conn
         if carrier is None:
             return
-        carrier.connecting = None
+        carrier.connecting = False
         now = self.clock()
         log = carrier.ledger.log
         connection = carrier.connection
@@ -112,20 +112,19 @@ class Sockets(Records):
         if error is None:
             self.open(carrier, now)
         elif reached_proxy(error):
-            connection = self.open(carrier, now)
-            connection.end(now, "error")
-            carrier.ledger.log.append(("closed", connection))
+            self.open(carrier, now).end(now, "error")
 
     def handshake(
-        self, _sock: Any, _context: Any, tls_in_tls: Any, *_args: Any, **_kwargs: Any
+        self, sock: Any, ssl_context: Any, tls_in_tls: Any, server_hostname: Any = None
     ) -> _Handshake | None:
         """Before a TLS handshake."""
         carrier = current.get()
-        if carrier is None or carrier.connecting is None:
+        if carrier is None or not carrier.connecting:
             return None
         to = carrier.pool.origin
-        proxy: Any = getattr(carrier.connecting, "proxy", None)
-        is_tunnel = proxy is not None and bool(_tunnel_host(carrier.connecting))
+        conn = carrier.ref and carrier.ref()
+        proxy: Any = getattr(conn, "proxy", None)
+        is_tunnel = proxy is not None and bool(_tunnel_host(conn))
         if is_tunnel and proxy.scheme == "https" and not tls_in_tls:
             to = origin(proxy.host, proxy.port, proxy.scheme)
         return _Handshake(carrier, to, self.clock())
@@ -166,21 +165,21 @@ class Sockets(Records):
         if connection is None or connection.reason:
             connection = None if is_closed else self.find(carrier, carrier.taken_at or now)
         body = getattr(why.response, "fp", None)
-        if carrier.taken_at and carrier.connecting is None and why.response is None:
+        if carrier.taken_at and not carrier.connecting and why.response is None:
             self._fail(carrier, connection, why)
         if connection is None:
             return
         if body is not None:
             # http.client closes before the body is read: the response owns the socket now.
-            connection.reason = why.reason
-            connection.ends_with = Ref(body, self.body_gone)
-            connection.ends_with.record = connection
+            ends_with = Ref(body, self.body_gone)
+            ends_with.record = connection
+            connection.ends_with = ends_with
+            connection.reason = why.reason  # last, as it takes the connection from its carrier
             return
         if why.reason == "stale":
             idle = now - connection.idle_since
             carrier.ledger.log.append(("dropped", pool, why.reason, idle))
         connection.end(now, why.reason)
-        carrier.ledger.log.append(("closed", connection))
         self.pulse.wake()
 
     def _fail(self, carrier: Carrier, connection: Connection | None, why: Why) -> None:

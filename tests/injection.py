@@ -1,0 +1,114 @@
+"""Makes our code raise at a line of its own, while the host runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import functools
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import poolscope
+
+SOURCE = str(Path(poolscope.__file__).parent)
+#: These shield the others, and call nobody but them, the host and each other.
+SHIELDS = ("patching.py", "shield.py")
+
+# Moving locals and constants about can't fail. (Nor may a tracer raise there: at the first such
+# instruction of an ``except`` it leaves CPython with an exception that nobody handles any more.)
+_HARMLESS = (
+    *("NOP", "RESUME", "CACHE", "EXTENDED_ARG", "LOAD_CONST", "LOAD_FAST", "STORE_FAST", "RETURN_"),
+    *("POP_", "PUSH_", "JUMP_", "COPY", "SWAP", "DUP_", "ROT_", "RERAISE", "SETUP_", "NOT_TAKEN"),
+)
+
+
+class Point(NamedTuple):
+    """A line of ours, by which of our functions the host, or the drain, came to it."""
+
+    entry: str
+    file: str
+    line: int
+
+    def __str__(self):
+        return f"{Path(self.file).name}:{self.line} within {self.entry}"
+
+
+def is_shielded(code):
+    """Tell our code from the host's, and from the shields themselves."""
+    name = code.co_filename
+    return name.startswith(SOURCE) and not name.endswith(SHIELDS)
+
+
+@functools.cache
+def lines_that_may_fail(code):
+    """Return the lines of a function that call, store or look up anything."""
+    lines = {}
+    for start, end, line in code.co_lines():
+        lines.update(dict.fromkeys(range(start, end), line))
+    return {
+        lines.get(instruction.offset)
+        for instruction in dis.get_instructions(code)
+        if not instruction.opname.startswith(_HARMLESS)
+    }
+
+
+def functions_around(frame):
+    """Name our functions on the stack that led here without a shield in between, inmost first."""
+    names = []
+    while frame is not None and is_shielded(frame.f_code):
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return names
+
+
+def _point_of(frame):
+    return Point(functions_around(frame)[-1], frame.f_code.co_filename, frame.f_lineno)
+
+
+@contextlib.contextmanager
+def _traced(at_line):
+    def local(frame, event, _argument):
+        if event == "line" and frame.f_lineno in lines_that_may_fail(frame.f_code):
+            at_line(frame)
+        return local
+
+    def called(frame, _event, _argument):
+        return local if is_shielded(frame.f_code) else None
+
+    before = sys.gettrace()
+    sys.settrace(called)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def points_of(run, within=""):
+    """Run, and return the points to which this thread comes, or those within a function."""
+    points = {}
+
+    def note(frame):
+        if not within or within in functions_around(frame)[1:]:
+            points.setdefault(_point_of(frame))
+
+    with _traced(note):
+        run()
+    return list(points)
+
+
+@contextlib.contextmanager
+def raising(point, kind):
+    """Raise once, when this thread comes to the point; what comes back names our functions then.
+
+    Python stops tracing at an exception of the tracer's, so there can be no second time.
+    """
+    struck = []
+
+    def strike(frame):
+        if frame.f_lineno == point.line and not struck and _point_of(frame) == point:
+            struck.extend(functions_around(frame))
+            raise kind(str(point))  # a new one: nobody may keep its traceback
+
+    with _traced(strike):
+        yield struck
