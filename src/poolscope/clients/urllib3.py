@@ -91,7 +91,10 @@ class Client(Sockets):
         except AttributeError:
             return
         if carrier.taken_at:
-            self._answered(carrier)  # HTTP/2 checks no headers
+            if carrier.ref is not None and carrier.ref() is conn:
+                self._answered(carrier)  # HTTP/2 checks no headers
+            else:
+                self.finish(carrier)  # a stub has played the answer
         connection = carrier.connection
         if connection is not None and not connection.reason:
             connection.give_back(self.clock())

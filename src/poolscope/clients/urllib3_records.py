@@ -55,6 +55,7 @@ class Records:
 
     def bind(self, pool: Pool, conn: Any) -> Carrier:
         """Hang a new record on a connection object; adopt the connection if it is open already."""
+        conn = _behind(conn)
         carrier = Carrier(pool.ledger, pool)
         carrier.ref = Ref(conn, self._carrier_gone)
         carrier.ref.record = carrier
@@ -145,6 +146,15 @@ def is_checked_out(connection: Connection) -> bool:
     host_pool = connection.carrier.pool.ref and connection.carrier.pool.ref()
     queue = getattr(getattr(host_pool, "pool", None), "queue", ())
     return connection.missed and not any(item is conn for item in list(queue))
+
+
+def _behind(conn: Any) -> Any:
+    """Return the connection that vcrpy's stub holds: what the stub plays was never on the wire.
+
+    The stub asks it for what it lacks itself, so what hangs on it is found from both.
+    """
+    real = getattr(conn, "real_connection", conn)
+    return real if isinstance(conn, type(real)) else conn
 
 
 def _text(path: str | bytes) -> str:
