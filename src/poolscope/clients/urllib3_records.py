@@ -5,8 +5,10 @@ As everything on the host's stack: no lock, no log, no foreign code (see ``recor
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import Any
+from urllib.parse import unquote
 
 from poolscope.events import Origin
 from poolscope.pulse import Pulse
@@ -161,6 +163,12 @@ def _text(path: str | bytes) -> str:
     return path if isinstance(path, str) else path.decode("utf-8", "replace")
 
 
+def _socket_path(path: str) -> str:
+    """Return a socket's path, which requests-unixsocket quotes as the host of the whole URL."""
+    _scheme, is_url, rest = path.partition("://")
+    return unquote(re.split("[/?#]", rest, maxsplit=1)[0]) if is_url else path
+
+
 def origin(address: str, port: object, scheme: str) -> Origin:
     """Name an address, with the scheme's own port where none is given."""
     return Origin(address, str(port or _PORTS.get(scheme, "")), scheme, "urllib3")
@@ -170,7 +178,7 @@ def origin_of(pool: Any) -> Origin:
     """Name where a pool's connections go: the target, or a plain forward proxy."""
     path = getattr(pool, "socket_path", None)  # docker, requests-unixsocket
     if isinstance(path, str | bytes):
-        return Origin(_text(path), "", pool.scheme, "urllib3")
+        return Origin(_socket_path(_text(path)), "", pool.scheme, "urllib3")
     proxy, config = pool.proxy, getattr(pool, "proxy_config", None)
     forwards = getattr(config, "use_forwarding_for_https", False)
     if proxy is not None and forwards and pool.scheme == proxy.scheme == "https":
