@@ -279,10 +279,14 @@ class Patcher:
         if not hasattr(owner, attribute):
             self._miss(hook)
             return []
-        also = (getattr(module, name, None) for name in hook.also)
-        return [(owner, attribute)] + [
-            (other, attribute) for other in also if other is not None and attribute in vars(other)
+        # The name may stand for somebody's subclass by now, as urllib3's own HTTP/2 has it.
+        also = [
+            base
+            for name in hook.also
+            for base in getattr(getattr(module, name, None), "__mro__", ())
+            if base is not owner and base.__module__ == module.__name__ and attribute in vars(base)
         ]
+        return [(each, attribute) for each in (owner, *also)]
 
     def _miss(self, hook: Hook) -> None:
         before = self.degraded
