@@ -7,6 +7,7 @@ import gc
 from urllib.parse import quote
 
 import pytest
+import urllib3
 
 from peers import HOST, fin, scripted
 
@@ -58,6 +59,13 @@ def elastic(node):
         return lambda: transport.perform_request("GET", "/"), transport.close
 
     return elastic
+
+
+@pytest.fixture(autouse=True)
+def _own_pools(monkeypatch):
+    """elastic-transport puts a pool class of its own in for everybody when it drives requests."""
+    classes = urllib3.poolmanager.pool_classes_by_scheme
+    monkeypatch.setitem(classes, "https", classes["https"])
 
 
 CLIENTS = {

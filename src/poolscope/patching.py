@@ -226,6 +226,18 @@ def when_imported(module: str, act: Callable[[], None], faults: Any) -> None:
     wrapt.register_post_import_hook(shielded, module)
 
 
+def _class(module: Any, name: str) -> Any:
+    """Find a class of the host's, perhaps behind a subclass that somebody has put in its place.
+
+    vcrpy does that while a cassette is in, urllib3's own HTTP/2 for good.
+    """
+    found = getattr(module, name, None)
+    for base in getattr(found, "__mro__", ()):
+        if (base.__module__, base.__name__) == (module.__name__, name):
+            return base
+    return found
+
+
 class Patcher:
     """Puts a client's hooks in as its modules get imported, and takes them out."""
 
@@ -275,18 +287,14 @@ class Patcher:
 
     def _owners(self, hook: Hook, module: Any) -> list[tuple[Any, str]]:
         *class_name, attribute = hook.path.split(".")
-        owner = getattr(module, class_name[0], None) if class_name else module
+        owner = _class(module, class_name[0]) if class_name else module
         if not hasattr(owner, attribute):
             self._miss(hook)
             return []
-        # The name may stand for somebody's subclass by now, as urllib3's own HTTP/2 has it.
-        also = [
-            base
-            for name in hook.also
-            for base in getattr(getattr(module, name, None), "__mro__", ())
-            if base is not owner and base.__module__ == module.__name__ and attribute in vars(base)
+        also = (_class(module, name) for name in hook.also)
+        return [(owner, attribute)] + [
+            (other, attribute) for other in also if other is not None and attribute in vars(other)
         ]
-        return [(each, attribute) for each in (owner, *also)]
 
     def _miss(self, hook: Hook) -> None:
         before = self.degraded
