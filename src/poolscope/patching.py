@@ -101,8 +101,7 @@ class Patch:
     def apply(self) -> None:
         """Put the wrapper in place, or wake it if it is still there under somebody else's."""
         now = vars(self.owner).get(self.attribute, _MISSING)
-        # Somebody may have put the original back over ours, as mock.patch does.
-        if self.wrapper is None or now is self.original:
+        if self.wrapper is None or self._is_bare(now):
             self.original = now
             wrapped = getattr(self.owner, self.attribute) if now is _MISSING else now
             self.wrapper = self._wrap(wrapped)
@@ -120,6 +119,13 @@ class Patch:
         else:
             setattr(self.owner, self.attribute, self.original)
         self.wrapper = None
+
+    def _is_bare(self, now: Any) -> bool:
+        """Tell whether an original was put back over ours, as a mock.patch does when it ends."""
+        if type(now) is not FunctionType or now is self.original:
+            return now is _MISSING or now is self.original
+        home: str = now.__globals__.get("__name__", "")  # functools.wraps copies __module__
+        return home.partition(".")[0] == self.hook.module.partition(".")[0]
 
     def _wrap(self, wrapped: Callable[..., Any]) -> Any:
         """Return what stands in the host's place; it calls the host exactly once."""
@@ -146,7 +152,8 @@ class Patch:
 
         Somebody may have put one with more in its place, and then ours must take any.
         """
-        if not self.hook.hot or not isinstance(wrapped, FunctionType):
+        # Not isinstance(): a wrapt wrapper passes for a function, but has to be bound.
+        if not self.hook.hot or type(wrapped) is not FunctionType:
             return False
         code = wrapped.__code__
         plain = code.co_varnames[: code.co_argcount]
