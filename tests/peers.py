@@ -216,6 +216,9 @@ class Server:
                 sock, _ = self.listener.accept()
             except OSError:
                 return
+            if not self.path:
+                # Else an answer waits for the acknowledgement of TLS's session tickets: 40 ms.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             peer = Peer(self, sock)
             self.peers.append(peer)
             thread = threading.Thread(target=self._serve, args=(peer,), daemon=True)

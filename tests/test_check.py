@@ -6,6 +6,7 @@ import os
 from importlib import metadata
 
 from commands import poolscope
+from poolscope.cli.check import LIMITS
 
 
 def test_it_names_versions_and_hooks():
@@ -37,3 +38,18 @@ def test_disabled_is_said():
     result = poolscope("check", env=os.environ | {"POOLSCOPE_DISABLED": "1"})
     assert result.returncode == 1
     assert "disabled" in result.stdout
+
+
+def test_a_neighbour_with_whom_counts_are_not_all_true_is_named(tmp_path):
+    for name in LIMITS:
+        information = tmp_path / f"{name}-1.2.3.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2.3\n"
+        )
+    environ = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    result = poolscope("check", env=environ)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.splitlines()[-len(LIMITS) :] == [
+        f"{name} 1.2.3: {limit}" for name, limit in LIMITS.items()
+    ]

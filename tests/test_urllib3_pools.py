@@ -65,6 +65,7 @@ def test_who_waits_now_is_pending(scope, serve):
         with ThreadPoolExecutor(4) as threads:
             answers = [threads.submit(pool.request, "GET", "/") for _ in range(4)]
             assert eventually(lambda: seen.pending == 3)
+            server.wait(asked=1)
             assert seen.open == {"active": 1, "idle": 0}
             release.set()
             assert [answer.result().status for answer in answers] == [200] * 4

@@ -102,8 +102,7 @@ class Patch:
     def apply(self) -> None:
         """Put the wrapper in place, or wake it if it is still there under somebody else's."""
         now = vars(self.owner).get(self.attribute, _MISSING)
-        # Somebody may have put the original back over ours, as mock.patch does.
-        if self.wrapper is None or now is self.original:
+        if self.wrapper is None or self._is_bare(now):
             self.original = now
             wrapped = getattr(self.owner, self.attribute) if now is _MISSING else now
             self.wrapper = self._wrap(wrapped)
@@ -121,6 +120,13 @@ class Patch:
         else:
             setattr(self.owner, self.attribute, self.original)
         self.wrapper = None
+
+    def _is_bare(self, now: Any) -> bool:
+        """Tell whether an original was put back over ours, as a mock.patch does when it ends."""
+        if type(now) is not FunctionType or now is self.original:
+            return now is _MISSING or now is self.original
+        home: str = now.__globals__.get("__name__", "")  # functools.wraps copies __module__
+        return home.partition(".")[0] == self.hook.module.partition(".")[0]
 
     def _wrap(self, wrapped: Callable[..., Any]) -> Any:
         """Return what stands in the host's place; it calls the host exactly once."""
@@ -147,7 +153,8 @@ class Patch:
 
         Somebody may have put one with more in its place, and then ours must take any.
         """
-        if not self.hook.hot or not isinstance(wrapped, FunctionType):
+        # Not isinstance(): a wrapt wrapper passes for a function, but has to be bound.
+        if not self.hook.hot or type(wrapped) is not FunctionType:
             return False
         code = wrapped.__code__
         plain = code.co_varnames[: code.co_argcount]
@@ -235,6 +242,18 @@ def when_imported(module: str, act: Callable[[], None], faults: Any) -> None:
     wrapt.register_post_import_hook(shielded, module)
 
 
+def _class(module: Any, name: str) -> Any:
+    """Find a class of the host's, perhaps behind a subclass that somebody has put in its place.
+
+    vcrpy does that while a cassette is in, urllib3's own HTTP/2 for good.
+    """
+    found = getattr(module, name, None)
+    for base in getattr(found, "__mro__", ()):
+        if (base.__module__, base.__name__) == (module.__name__, name):
+            return base
+    return found
+
+
 class Patcher:
     """Puts a client's hooks in as its modules get imported, and takes them out."""
 
@@ -284,11 +303,11 @@ class Patcher:
 
     def _owners(self, hook: Hook, module: Any) -> list[tuple[Any, str]]:
         *class_name, attribute = hook.path.split(".")
-        owner = getattr(module, class_name[0], None) if class_name else module
+        owner = _class(module, class_name[0]) if class_name else module
         if not hasattr(owner, attribute):
             self._miss(hook)
             return []
-        also = (getattr(module, name, None) for name in hook.also)
+        also = (_class(module, name) for name in hook.also)
         return [(owner, attribute)] + [
             (other, attribute) for other in also if other is not None and attribute in vars(other)
         ]

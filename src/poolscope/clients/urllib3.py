@@ -47,6 +47,10 @@ class Client(Sockets):
             # imports by name: 2.x calls connection's, 1.26 connectionpool's.
             Hook(conns, "assert_header_parsing", self.headers, group="headers", hot="headers"),
             Hook(pools, "assert_header_parsing", self.headers, group="headers", hot="headers"),
+            Hook(
+                "urllib3.http2.connection", "HTTP2Connection.getresponse",
+                self.carrier, self.responded, hot="self",
+            ),
             Hook(pools, f"{pool}._new_conn", self.create, self.created, https_pool, hot="self"),
             Hook(pools, f"{pool}.close", self.close_pool, None, https_pool, hot="self"),
             Hook(conns, f"{conn}._new_conn", self.tcp, self.tcp_opened, hot="self"),
@@ -101,7 +105,10 @@ class Client(Sockets):
         except AttributeError:
             return
         if carrier.taken_at:
-            self._answered(carrier)  # HTTP/2 checks no headers
+            if carrier.ref is not None and carrier.ref() is conn:
+                self._answered(carrier)  # somebody's connection class checks no headers
+            else:
+                self.finish(carrier)  # a stub has played the answer
         connection = carrier.connection
         if connection is not None and not connection.reason:
             connection.give_back(self.clock())
@@ -171,6 +178,11 @@ class Client(Sockets):
             if outer is not None and outer.taken_at:
                 carrier.outer = outer  # a signal or logging handler makes a request inside another
             current.set(carrier)
+
+    def responded(self, carrier: Carrier, _response: Any, error: BaseException | None) -> None:
+        """After HTTP/2's ``getresponse``, which checks no headers and reads the body as well."""
+        if error is None and carrier.taken_at:
+            self._answered(carrier)
 
     def _answered(self, carrier: Carrier) -> None:
         now = self.clock()

@@ -5,8 +5,10 @@ As everything on the host's stack: no lock, no log, no foreign code (see ``recor
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import Any
+from urllib.parse import unquote
 
 from poolscope.events import Origin
 from poolscope.pulse import Pulse
@@ -55,6 +57,7 @@ class Records:
 
     def bind(self, pool: Pool, conn: Any) -> Carrier:
         """Hang a new record on a connection object; adopt the connection if it is open already."""
+        conn = _behind(conn)
         carrier = Carrier(pool.ledger, pool)
         carrier.ref = Ref(conn, self._carrier_gone)
         carrier.ref.record = carrier
@@ -145,8 +148,23 @@ def is_checked_out(connection: Connection) -> bool:
     return connection.missed and not any(item is conn for item in list(queue))
 
 
+def _behind(conn: Any) -> Any:
+    """Return the connection that vcrpy's stub holds: what the stub plays was never on the wire.
+
+    The stub asks it for what it lacks itself, so what hangs on it is found from both.
+    """
+    real = getattr(conn, "real_connection", conn)
+    return real if isinstance(conn, type(real)) else conn
+
+
 def _text(path: str | bytes) -> str:
     return path if isinstance(path, str) else path.decode("utf-8", "replace")
+
+
+def _socket_path(path: str) -> str:
+    """Return a socket's path, which requests-unixsocket quotes as the host of the whole URL."""
+    _scheme, is_url, rest = path.partition("://")
+    return unquote(re.split("[/?#]", rest, maxsplit=1)[0]) if is_url else path
 
 
 def origin(address: str, port: object, scheme: str) -> Origin:
@@ -158,7 +176,7 @@ def origin_of(pool: Any) -> Origin:
     """Name where a pool's connections go: the target, or a plain forward proxy."""
     path = getattr(pool, "socket_path", None)  # docker, requests-unixsocket
     if isinstance(path, str | bytes):
-        return Origin(_text(path), "", pool.scheme, "urllib3")
+        return Origin(_socket_path(_text(path)), "", pool.scheme, "urllib3")
     proxy, config = pool.proxy, getattr(pool, "proxy_config", None)
     forwards = getattr(config, "use_forwarding_for_https", False)
     if proxy is not None and forwards and pool.scheme == proxy.scheme == "https":
