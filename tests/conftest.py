@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import os
 import ssl
@@ -208,7 +209,12 @@ def _forget():
 
 @pytest.fixture(scope="session", autouse=True)
 def _many_origins():
-    """Every test has origins of its own, all in one process."""
+    """Every test has origins of its own, all in one process.
+
+    What is imported by now stays: no collection has to look at it again.
+    """
+    gc.collect()
+    gc.freeze()
     poolscope.instrument((), max_origins=100_000)
     poolscope.uninstrument()
 
@@ -229,6 +235,30 @@ def scope(_many_origins):
             seen.obeys_the_laws(scope.adopted)
     finally:
         poolscope.uninstrument()
+
+
+@pytest.fixture
+def break_hook(scope, monkeypatch):
+    """Make a hook of ours raise; the list that comes back has an entry for every time."""
+
+    def break_hook(name, side, kind=ZeroDivisionError):
+        calls = []
+
+        def broken(*_args, **_kwargs):
+            calls.append(name)
+            raise kind
+
+        patcher = poolscope._process.patchers["urllib3"]
+        scope.detach()
+        hooks = [
+            dataclasses.replace(hook, **{side: broken}) if hook.name == name else hook
+            for hook in patcher.hooks
+        ]
+        monkeypatch.setattr(patcher, "hooks", tuple(hooks))
+        scope.attach()
+        return calls
+
+    return break_hook
 
 
 @pytest.fixture

@@ -103,3 +103,14 @@ def test_a_response_that_never_gives_its_connection_back(scope, server, inject, 
     inject()
     assert ask(server, authority, preload_content=False) == [20] * 3
     seen.agrees_with(server)
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_fault_in_its_hook_stays_ours(scope, server, inject, authority, break_hook, side):
+    name = "urllib3.http2.connection.HTTP2Connection.getresponse"
+    inject()
+    calls = break_hook(name, side)
+    assert ask(server, authority, *["/"] * 8) == [20] * 8
+    assert len(calls) == 5
+    assert server.answered == 8
+    scope.faults = {name: 5}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import signal
 import weakref
@@ -34,36 +33,14 @@ COMES_TO = {
 }
 
 
-@pytest.fixture
-def break_hook(scope, monkeypatch):
-    """Make a hook of ours raise; the list that comes back has an entry for every time."""
-
-    def break_hook(name, side, kind=ZeroDivisionError):
-        calls = []
-
-        def broken(*_args, **_kwargs):
-            calls.append(name)
-            raise kind
-
-        patcher = poolscope._process.patchers["urllib3"]
-        scope.detach()
-        hooks = [
-            dataclasses.replace(hook, **{side: broken}) if hook.name == name else hook
-            for hook in patcher.hooks
-        ]
-        monkeypatch.setattr(patcher, "hooks", tuple(hooks))
-        scope.attach()
-        return calls
-
-    return break_hook
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("name", "side"), SIDES)
 def test_a_hook_that_faults_five_times_goes_dormant(scope, world, break_hook, name, side, kind):
     patcher = poolscope._process.patchers["urllib3"]
     if name in (hook.name for hook in patcher.missing):
         pytest.skip("this urllib3 does not have it")
+    if "http2" in name:
+        pytest.skip("only HTTP/2 comes to it: test_http2 breaks it")
     chosen = (one for end, one in COMES_TO.items() if name.endswith(end))
     player = Player(world, next(chosen, "a_blocking_pool"))
     scope.detach()

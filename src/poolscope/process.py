@@ -14,7 +14,8 @@ from typing import Any
 from poolscope.clients import CLIENTS, ClientRow
 from poolscope.endings import Ending
 from poolscope.observers import Observer
-from poolscope.patching import Patcher, when_imported
+from poolscope.patcher import Patcher
+from poolscope.patching import when_imported
 from poolscope.pulse import Pulse
 from poolscope.readings import Readings
 from poolscope.scope import Scope

@@ -10,7 +10,7 @@ import poolscope
 from poolscope import config
 from poolscope.backends import BACKENDS
 from poolscope.clients import CLIENTS
-from poolscope.patching import Patcher
+from poolscope.patcher import Patcher
 from poolscope.process import Process
 
 #: Neighbours with which counts are not all true, and how far.
