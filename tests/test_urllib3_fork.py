@@ -182,6 +182,37 @@ def test_what_is_answered_after_a_fork_wakes_the_pulse(serve, listener, monkeypa
         assert eventually(lambda: listener.answers == 1)
 
 
+ALONE = """
+    import os, sys, warnings
+    import poolscope, urllib3
+    poolscope.instrument(())
+    pulse = poolscope._process.pulse
+    with warnings.catch_warnings(record=True) as warned, urllib3.PoolManager() as manager:
+        warnings.simplefilter("always")
+        for _ in range(20):
+            manager.request("GET", sys.argv[1])
+            assert pulse.beating
+            if not os.fork():
+                os._exit(0)
+            os.wait()
+            assert not pulse.beating
+    print([str(warning.message) for warning in warned])
+"""
+
+
+def test_a_fork_finds_no_thread_of_ours_before_or_after(serve):
+    """Python 3.12 and later warn the host of a fork amid threads; some count them afterwards."""
+    server = serve(keep_alive)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(ALONE), server.url],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_a_grandchild_begins_with_nothing_too(scope, serve):
     server = serve(keep_alive)
     seen = scope.of(server)

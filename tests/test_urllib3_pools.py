@@ -64,6 +64,7 @@ def test_who_waits_now_is_pending(scope, serve):
     with urllib3.HTTPConnectionPool(HOST, server.port, maxsize=1, block=True) as pool:
         with ThreadPoolExecutor(4) as threads:
             answers = [threads.submit(pool.request, "GET", "/") for _ in range(4)]
+            server.wait(asked=1)  # three may wait before the fourth has connected
             assert eventually(lambda: seen.pending == 3)
             server.wait(asked=1)
             assert seen.open == {"active": 1, "idle": 0}

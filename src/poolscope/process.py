@@ -7,8 +7,10 @@ import importlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterable
 from functools import partial
+from types import BuiltinFunctionType
 from typing import Any
 
 from poolscope.clients import CLIENTS, ClientRow
@@ -102,8 +104,10 @@ class Process:
         if _thread.get_ident() in self._forking:
             self._forking.discard(_thread.get_ident())
             self.scope.release()
-        if self._was_beating:  # requests of other threads go on, and wake it only when they begin
-            self._was_beating = False
+        was_beating, self._was_beating = self._was_beating, False
+        # Requests of other threads go on, and wake it only when they begin. Without others ours
+        # must not be there: Pythons from 3.12 on warn of it, some of those look only now.
+        if was_beating and not _is_alone():
             self.pulse.wake()
 
     def _after_in_child(self) -> None:
@@ -123,3 +127,9 @@ class Process:
         if self.attached:
             self.pulse.end()
             self.scope.finish()
+
+
+def _is_alone() -> bool:
+    """Tell whether nobody but this thread can be in the midst of a request."""
+    has_greenlets = not isinstance(_thread.start_new_thread, BuiltinFunctionType)
+    return threading.active_count() == 1 and not has_greenlets

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import _thread
+import os
 from collections.abc import Callable
+from time import sleep
+
+_LOOKS, _BETWEEN_LOOKS = 100, 0.0001  # seconds; a few are enough
 
 
 class Pulse:
@@ -26,6 +30,8 @@ class Pulse:
     def forget(self) -> None:
         """Begin anew in a forked child, where the thread does not exist."""
         self.beating = False
+        #: The thread's number in the kernel.
+        self._task = 0
         self._over = False
         self._allocate_lock = _thread.allocate_lock
         self._stopped = _thread.allocate_lock()
@@ -66,8 +72,22 @@ class Pulse:
             self._stopped.release()
         if self._running.acquire(timeout=timeout):
             self._running.release()
+            self._see_off()
+
+    def _see_off(self) -> None:
+        """Wait until the kernel has let go of the thread, which counts for a moment longer.
+
+        Python 3.12 and later ask the kernel when they warn of a fork amid threads.
+        """
+        task = f"/proc/self/task/{self._task}"
+        for _ in range(_LOOKS):
+            # A greenlet's number is this thread's own.
+            if self._task == _thread.get_native_id() or not os.access(task, os.F_OK):
+                return
+            sleep(_BETWEEN_LOOKS)
 
     def _run(self, stopped: _thread.LockType, running: _thread.LockType) -> None:
+        self._task = _thread.get_native_id()
         pause, is_over = self._first, False
         try:
             # Once more when it is stopped: a server's master only forks from then on, and nothing
