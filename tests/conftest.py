@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import os
 import ssl
@@ -229,6 +230,30 @@ def scope(_many_origins):
             seen.obeys_the_laws(scope.adopted)
     finally:
         poolscope.uninstrument()
+
+
+@pytest.fixture
+def break_hook(scope, monkeypatch):
+    """Make a hook of ours raise; the list that comes back has an entry for every time."""
+
+    def break_hook(name, side, kind=ZeroDivisionError):
+        calls = []
+
+        def broken(*_args, **_kwargs):
+            calls.append(name)
+            raise kind
+
+        patcher = poolscope._process.patchers["urllib3"]
+        scope.detach()
+        hooks = [
+            dataclasses.replace(hook, **{side: broken}) if hook.name == name else hook
+            for hook in patcher.hooks
+        ]
+        monkeypatch.setattr(patcher, "hooks", tuple(hooks))
+        scope.attach()
+        return calls
+
+    return break_hook
 
 
 @pytest.fixture
