@@ -192,6 +192,7 @@ class Stage(Hooks):
         if pool.kind == "unix":  # with a connect() of its own
             conn.sock = UnixSocket()
             return None
+        self.clock.now += 1 / 1024  # no two connections of one object at the same time
         call = self.connect_begins(conn)
         yield
         met = yield from self._connect(pool, conn, plan.connect)
