@@ -210,6 +210,8 @@ class Core(RuleBasedStateMachine):
     @precondition(lambda self: self.stage.attached)
     @rule()
     def detach(self):
+        if self.stage.delicate:
+            return
         self.compare()
         self.stage.dismiss()
         self.is_over(ev.Levels)
@@ -291,8 +293,13 @@ class Core(RuleBasedStateMachine):
                 assert min(getattr(event, name) for name in ("active", "idle", *LEVELS)) >= 0
 
     def teardown(self):
-        if not getattr(self, "is_sound", False):
-            return
+        if getattr(self, "is_sound", False):
+            self.exit()
+        if hasattr(self, "stage"):
+            self.threads.clear()
+            self.stage.clear()
+
+    def exit(self):
         if not self.stage.attached:
             self.attach()
         self.compare()

@@ -47,6 +47,9 @@ class Stage(Hooks):
         #: Bodies of responses that somebody keeps.
         self.bodies = []
         self._all_pools = weakref.WeakSet()
+        #: Connects and nested requests under way: nothing can be told of the rest of one whose
+        #: middle was not seen.
+        self.delicate = 0
         #: Every connection object, as far as it is still there.
         self.conns = []
         self._number = 0
@@ -78,6 +81,11 @@ class Stage(Hooks):
 
     def drop(self, pool):
         self.pools.remove(pool)
+
+    def clear(self):
+        """Let go of everything."""
+        self.pools.clear()
+        self.bodies.clear()
 
     def live_conns(self):
         """Return the connection objects that somebody may close."""
@@ -166,7 +174,9 @@ class Stage(Hooks):
                 return met, None
         yield
         if plan.nested is not None:
+            self.delicate += 1
             yield from self.urlopen(*plan.nested)
+            self.delicate -= 1
         if plan.answer == "given up":  # and another one made without a word
             plan = plan._replace(answer="ok", nested=None)
             return (yield from self._make_request(pool, conn, plan))
@@ -193,10 +203,12 @@ class Stage(Hooks):
             conn.sock = UnixSocket()
             return None
         self.clock.now += 1 / 1024  # no two connections of one object at the same time
+        self.delicate += 1
         call = self.connect_begins(conn)
         yield
         met = yield from self._connect(pool, conn, plan.connect)
         self.connected(call, conn, met)
+        self.delicate -= 1
         return met
 
     def _connect(self, pool, conn, how):
