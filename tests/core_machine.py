@@ -214,7 +214,7 @@ class Core(RuleBasedStateMachine):
             return
         self.compare()
         self.stage.dismiss()
-        self.is_over(ev.Levels)
+        self.is_over()
 
     @precondition(lambda self: not self.stage.attached)
     @rule()
@@ -240,9 +240,9 @@ class Core(RuleBasedStateMachine):
 
     # ---- what must hold
 
-    def same_exposition(self):
+    def same_exposition(self, levels=None):
         """Hold a scrape to what comes of the same facts."""
-        expected = exposition(self.stage.model)
+        expected = exposition(self.stage.model, levels or self.stage.model.levels)
         assert exposed(self.registry.collect()) == expected
         assert kept(self.readings) == expected
 
@@ -270,9 +270,9 @@ class Core(RuleBasedStateMachine):
         self.interrupted = False
         self.is_sound = True
 
-    def is_over(self, levels=None):
-        """Nobody is told anything any more, after these levels."""
-        self.same(levels)
+    def is_over(self):
+        """Nobody is told anything any more, after levels of nothing."""
+        self.same(ev.Levels)
         assert not self.stage.scope.attached
         for one in (self.first, self.second, *self.late):
             one.levels = {}
@@ -307,4 +307,4 @@ class Core(RuleBasedStateMachine):
         self.stage.finish()
         self.interrupted = True  # it goes by origin, the model by age
         self.is_over()
-        self.same_exposition()
+        self.same_exposition(ev.Levels)

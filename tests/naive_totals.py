@@ -45,7 +45,7 @@ LEVELS = {
 }
 
 
-def exposition(model):
+def exposition(model, levels):
     """Return every sample that a scrape of the model would yield, by name and label values."""
     found = defaultdict(float)
     for event in model.told:
@@ -60,7 +60,7 @@ def exposition(model):
         for reused in (False, True):
             samples = model.latency.get((origin, reused), Sums()).samples
             add(found, (REQUEST, *origin, spelled(reused)), BOUNDS["request"], samples)
-        show_levels(found, model.levels(origin))
+        show_levels(found, levels(origin))
     for origin, waits in model.waits.items():
         add(found, (WAIT_TIME, *origin), BOUNDS["request"], waits.samples)
     for origin, seconds in model.busy().items():
