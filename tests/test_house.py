@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -122,6 +124,13 @@ def test_attaching_imports_no_client_and_no_vendor_but_wrapt():
     ).stdout.split()
     assert "wrapt" in loaded
     assert {"http.client", "prometheus_client", "urllib3", "opentelemetry"}.isdisjoint(loaded)
+
+
+def test_wrapt_runs_without_its_c_extension_where_the_matrix_says_so():
+    """The variable is wrapt's own; a run that it did not reach would prove nothing."""
+    told_off = bool(os.environ.get("WRAPT_DISABLE_EXTENSIONS"))
+    found = importlib.util.find_spec("wrapt._wrappers") is not None
+    assert ("wrapt._wrappers" in sys.modules) == (found and not told_off)
 
 
 def test_the_public_surface_is_three_verbs():

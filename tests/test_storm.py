@@ -88,6 +88,7 @@ SIGNAL_HANDLER = """
         requests.request("GET", urls[0])
         die_in_a_cycle(1)
 
+    "".encode("idna")  # the handler must not come while that is being imported
     signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
     until_the_end(lambda turn: (die_in_a_cycle(turn), generate_latest(registry)))

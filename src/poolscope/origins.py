@@ -54,7 +54,10 @@ class OriginState:
     def add(self, connection: Connection) -> None:
         """Count a connection as open, and as active until told otherwise."""
         connection.known = True
+        youngest = next(reversed(self.open), connection)
         self.open[connection] = self.active[connection] = None
+        if connection.opened_at < youngest.opened_at:  # its opening was noticed late
+            self.open = dict.fromkeys(sorted(self.open, key=lambda known: known.opened_at))
         self.opened_sum += connection.opened_at
         connection.carrier.pool.open += 1
 

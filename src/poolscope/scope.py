@@ -110,13 +110,17 @@ class Scope:
             self.drain()
 
     def introduce(self, observers: Iterable[Observer]) -> None:
-        """Tell observers that come late which origins there are, and everything from now on.
+        """Tell observers that come late what there is, and everything from now on.
 
         All at once: what has been written while nobody listened is told to all of them.
         """
         with self._lock:
             self.drain()
-            seen: list[ev.AnyEvent] = [ev.OriginSeen(state.origin) for state in self._origins]
+            seen: list[ev.AnyEvent] = []
+            for state in self._origins:
+                seen.append(ev.OriginSeen(state.origin))
+                if state.told_levels is not None:  # the others heard it; it may stay like that
+                    seen.append(state.told_levels)
             new = [one for one in dict.fromkeys(observers) if one not in self.observers]
             self.observers += new
             self._tell(seen, new)
@@ -228,6 +232,7 @@ class Scope:
         state = self._state(pool)
         self._events.append(ev.Opened(state.origin, state.cause(pool)))
         state.add(connection)
+        connection.carrier.touch()  # a drain before it was open has forgotten that it is busy
 
     def _on_adopted(self, connection: Connection) -> None:
         pool = connection.carrier.pool

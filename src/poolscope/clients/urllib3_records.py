@@ -64,10 +64,18 @@ class Records:
         object.__setattr__(conn, KEY, carrier)
         pool.ledger.carriers.add(carrier)
         if getattr(conn, "sock", None) is not None:
+            self._place(pool, conn.sock)
             connection = carrier.connection = Connection(carrier, self.clock(), adopted=True)
             connection.watch(conn.sock)
             pool.ledger.log.append(("adopted", connection))
         return carrier
+
+    def _place(self, pool: Pool, sock: Any) -> None:
+        """File a pool under the path of its Unix socket, before its first connection is."""
+        if getattr(sock, "family", None) == getattr(socket, "AF_UNIX", -1):
+            origin = pool.origin._replace(address=_text(sock.getpeername()), port="")
+            if origin != pool.origin:
+                pool.ledger.log.append(("moved", pool, origin))
 
     def open(self, carrier: Carrier, now: float) -> Connection:
         """Write down that a socket was connected."""
@@ -85,10 +93,7 @@ class Records:
         sock = getattr(conn, "sock", None)
         if sock is None:
             return None
-        if getattr(sock, "family", None) == getattr(socket, "AF_UNIX", -1):
-            origin = carrier.pool.origin._replace(address=_text(sock.getpeername()), port="")
-            if origin != carrier.pool.origin:
-                carrier.ledger.log.append(("moved", carrier.pool, origin))
+        self._place(carrier.pool, sock)
         connection = self.open(carrier, opened_at)
         connection.watch(sock)
         return connection
@@ -142,6 +147,8 @@ def still_open(connection: Connection) -> bool:
 
 def is_checked_out(connection: Connection) -> bool:
     """Tell whether an open connection is not in its pool's queue; nobody watched for a while."""
+    if connection.ends_with is not None:
+        return connection.missed  # its response is still being read
     conn = connection.carrier.ref and connection.carrier.ref()
     host_pool = connection.carrier.pool.ref and connection.carrier.pool.ref()
     queue = getattr(getattr(host_pool, "pool", None), "queue", ())

@@ -48,8 +48,8 @@ class Sockets(Records):
         """Begin a request's clock: its connection is in hand."""
         carrier.taken_at = now
         connection = carrier.connection
-        if connection is not None and not connection.reason:
-            connection.busy_since = now
+        if connection is not None and not connection.reason and not connection.busy_since:
+            connection.busy_since = now  # else it never came back from a request given up
         if not carrier.dirty:
             carrier.touch()
             self.pulse.wake()
@@ -170,9 +170,14 @@ class Sockets(Records):
         if connection is None:
             return
         if body is not None:
-            # http.client closes before the body is read: the response owns the socket now.
+            # http.client closes before the body is read: the response owns the socket now, and
+            # carries it on, as the connection object may soon carry another one.
             ends_with = Ref(body, self.body_gone)
             ends_with.record = connection
+            heir = Carrier(carrier.ledger, pool)
+            heir.connection = connection
+            heir.touch()
+            connection.carrier = heir
             connection.ends_with = ends_with
             connection.reason = why.reason  # last, as it takes the connection from its carrier
             return
