@@ -132,7 +132,7 @@ class Client(Sockets):
             return
         now = carrier.taken_at = self.clock()
         connection = carrier.connection
-        if connection is not None and not connection.reason:
+        if connection is not None and not connection.reason and not connection.busy_since:
             connection.busy_since = now
         if not carrier.dirty:
             carrier.touch()
