@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from poolscope.clients.urllib3_records import is_checked_out, still_open
+from poolscope.clients.urllib3_records import is_checked_out, origin, still_open
 from poolscope.clients.urllib3_sockets import Sockets, current
 from poolscope.patching import Hook
 from poolscope.pulse import Pulse
-from poolscope.records import KEY, Carrier, Pool, Tally
+from poolscope.records import KEY, Carrier, Ledger, Pool, Tally
 from poolscope.scope import Scope
+from poolscope.suppression import is_suppressed
 
 __all__ = ["Client", "is_checked_out", "refuse", "still_open"]
 
@@ -74,7 +75,7 @@ class Client(Sockets):
 
     def wait(self, host_pool: Any, timeout: Any = None) -> _Wait | None:
         """Before ``_get_conn``, where only a blocking pool makes anybody wait."""
-        if not host_pool.block:
+        if not host_pool.block or is_suppressed():
             return None
         pool = self.pool(host_pool)
         token = object()
@@ -162,6 +163,9 @@ class Client(Sockets):
     def _begin(self, host_pool: Any, conn: Any) -> None:
         """Begin a request whose connection is new to us, or whose clock runs already."""
         carrier = self.carrier(conn)
+        if carrier is None and is_suppressed():
+            self._enter(self._nobody())
+            return
         if carrier is None:
             carrier = self.bind(self.pool(host_pool), conn)
         if carrier.taken_at and not carrier.is_early:  # the last one was left without a word
@@ -170,6 +174,13 @@ class Client(Sockets):
         if not carrier.taken_at:
             self.take(carrier, self.clock())
         self._enter(carrier)
+
+    def _nobody(self) -> Carrier:
+        """Return a stand-in for a request that is not counted: it takes the headers to itself."""
+        pool = Pool(Ledger(), origin("", "", ""), blocking=False, maxsize=0)
+        carrier = Carrier(pool.ledger, pool)
+        carrier.taken_at = self.clock()
+        return carrier
 
     def _enter(self, carrier: Carrier) -> None:
         """Remember whose request this thread (or greenlet) makes now."""

@@ -20,6 +20,7 @@ from poolscope.clients.urllib3_causes import (
 from poolscope.clients.urllib3_records import Records, origin
 from poolscope.events import Origin
 from poolscope.records import Carrier, Connection, Ref
+from poolscope.suppression import is_suppressed
 
 #: For whom the code runs that gets no connection as an argument; true only as long as that one's
 #: request is under way (``taken_at``) or it is ``connecting``. Every thread and every greenlet has
@@ -60,7 +61,7 @@ class Sockets(Records):
 
     def created(self, host_pool: Any, conn: Any, error: BaseException | None) -> None:
         """After a pool made a connection object: bound to its pool before it connects."""
-        if error is None and self.carrier(conn) is None:
+        if error is None and self.carrier(conn) is None and not is_suppressed():
             self.bind(self.pool(host_pool), conn)
 
     def connect(self, conn: Any) -> _Connect | None:
