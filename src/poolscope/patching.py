@@ -36,7 +36,7 @@ def hooked({parameters}):
     state = None
     if patch.active:
         try:
-            state = before({arguments})
+            {when}state = before({arguments})
         except Exception as error:
             fault(error)
     if state is None:
@@ -67,6 +67,8 @@ class Hook:
     #: costs a tenth of wrapt's wrapper and two frames less, complains of wrong arguments as the
     #: host's own does before we are asked, and can be copied and pickled like it.
     hot: str = ""
+    #: A condition on these, spelled out as well; ``before`` has to ask again where it is not.
+    when: str = ""
 
     @property
     def name(self) -> str:
@@ -168,7 +170,11 @@ class Patch:
     def _hooked(self, wrapped: Callable[..., Any]) -> Callable[..., Any]:
         """Return the same as a plain function with the host's own parameters."""
         text = _AROUND if self.hook.after else _BEFORE
-        source = text.format(parameters=self.hook.hot, arguments=", ".join(self.hook.parameters))
+        source = text.format(
+            parameters=self.hook.hot,
+            arguments=", ".join(self.hook.parameters),
+            when=f"if {self.hook.when}: " if self.hook.when else "",
+        )
         names = {
             "patch": self,
             "wrapped": wrapped,

@@ -6,8 +6,10 @@ The hooks fit 1.26 and every 2.x. Nothing here may lock, log or call foreign cod
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any, NamedTuple
 
+from poolscope.catalog import DURATION_BOUNDS
 from poolscope.clients.urllib3_records import is_checked_out, origin, still_open
 from poolscope.clients.urllib3_sockets import Sockets, current
 from poolscope.patching import Hook
@@ -39,7 +41,7 @@ class Client(Sockets):
         self.hooks = (
             Hook(
                 pools, f"{pool}._get_conn", self.wait, self.waited, https_pool,
-                hot="self, timeout=None",
+                hot="self, timeout=None", when="self.block",
             ),
             Hook(pools, f"{pool}._put_conn", self.give_back, None, https_pool, hot="self, conn"),
             # Every request begins with it, right before its connection is used.
@@ -111,8 +113,11 @@ class Client(Sockets):
             else:
                 self.finish(carrier)  # a stub has played the answer
         connection = carrier.connection
-        if connection is not None and not connection.reason:
-            connection.give_back(self.clock())
+        if connection is not None and not connection.reason and connection.busy_since:
+            now, since = self.clock(), connection.busy_since
+            connection.busy_since = 0.0  # as Connection.give_back() does it
+            connection.busy_seconds += now - since
+            connection.idle_since = now
         if not carrier.dirty:
             carrier.touch()
 
@@ -156,7 +161,10 @@ class Client(Sockets):
         ):
             self._answered(carrier)
             return
-        tally.add(self.clock() - carrier.taken_at)
+        seconds = self.clock() - carrier.taken_at
+        bucket = bisect_left(DURATION_BOUNDS, seconds)
+        tally.sums[bucket] += seconds  # as Tally.add() does it
+        tally.counts[bucket] += 1
         carrier.taken_at = 0.0
         connection.answered += 1
 
