@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import signal
 import weakref
+from itertools import cycle
 
 import pytest
 import urllib3
@@ -18,7 +19,6 @@ from poolscope.pulse import Pulse
 from poolscope.scope import Scope
 from scenarios import Player
 
-KINDS = (ZeroDivisionError, MemoryError, RecursionError)
 SIDES = [
     (hook.name, side)
     for hook in Client(Scope(1), Pulse(lambda: None)).hooks
@@ -34,8 +34,12 @@ COMES_TO = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("name", "side"), SIDES)
+# All of them with an ordinary exception, and in turns with one of the two that are not.
+@pytest.mark.parametrize(
+    ("name", "side", "kind"),
+    [(*side, ZeroDivisionError) for side in SIDES]
+    + [(*side, kind) for side, kind in zip(SIDES, cycle((MemoryError, RecursionError)))],
+)
 def test_a_hook_that_faults_five_times_goes_dormant(scope, world, break_hook, name, side, kind):
     patcher = poolscope._process.patchers["urllib3"]
     if name in (hook.name for hook in patcher.missing):
