@@ -207,16 +207,14 @@ class Core(RuleBasedStateMachine):
         ]
         self.late.append(late)
 
-    @precondition(lambda self: self.stage.attached)
+    @precondition(lambda self: self.stage.attached and not self.stage.delicate)
     @rule()
     def detach(self):
-        if self.stage.delicate:
-            return
         self.compare()
         self.stage.dismiss()
         self.is_over()
 
-    @precondition(lambda self: not self.stage.attached)
+    @precondition(lambda self: not self.stage.attached and not self.stage.delicate)
     @rule()
     def attach(self):
         self.stage.clock.interruptions.clear()

@@ -90,7 +90,10 @@ class Stage(Hooks):
     def live_conns(self):
         """Return the connection objects that somebody may close."""
         conns = [conn for conn in (ref() for ref in self.conns) if conn is not None and conn.sock]
-        return [conn for conn in conns if not (facts := self.conn(conn)) or not facts.connecting]
+        return [conn for conn in conns if not self.is_delicate(self.conn(conn))]
+
+    def is_delicate(self, facts):
+        return facts is not None and (facts.connecting or (self.delicate and facts.began))
 
     # ---- what urllib3 does then
 
