@@ -94,7 +94,7 @@ def test_a_suppressed_request_inside_another_leaves_that_alone(scope, serve):
         pool.ConnectionCls = Connection
         for _ in range(3):
             pool.request("GET", "/")
-    assert times == [200] * 3
+    assert set(times) == {200}  # 1.26 asks twice for the response
     assert seen.requests == {"first": 1, "reused": 2}
     assert seen.failed == {}
     seen.agrees_with(server)
