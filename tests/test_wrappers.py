@@ -171,3 +171,17 @@ def test_wrappers_from_before_us_that_are_taken_out_under_us(scope, points, traf
             assert scope.of(server).requests == {"first": rounds, "reused": 2 * rounds}
     scope.detach()
     assert attributes(points) == before
+
+
+def test_a_wrapper_that_is_gone_with_its_method_is_forgotten(scope, points, monkeypatch):
+    """As vcrpy's of an inherited method, if we attach while a cassette is in."""
+    theirs = closure(urllib3.HTTPConnectionPool._get_conn, lambda *_what: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(urllib3.HTTPSConnectionPool, "_get_conn", theirs, raising=False)
+        scope.attach()
+    patcher = poolscope._process.patchers["urllib3"]
+    assert len(patcher.patches) == len(points) + 1
+    scope.detach()
+    assert patcher.patches == []
+    scope.attach()
+    assert len(patcher.patches) == len(points)

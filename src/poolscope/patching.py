@@ -114,9 +114,11 @@ class Patch:
     def remove(self) -> None:
         """Restore exactly what was there; dormant instead if somebody has wrapped on top."""
         self.active = False
-        if vars(self.owner).get(self.attribute) is not self.wrapper:
-            return
-        if self.original is _MISSING:
+        now = vars(self.owner).get(self.attribute, _MISSING)
+        if now is not self.wrapper:
+            if not self._is_bare(now):
+                return
+        elif self.original is _MISSING:
             delattr(self.owner, self.attribute)
         else:
             setattr(self.owner, self.attribute, self.original)
