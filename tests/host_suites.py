@@ -154,6 +154,7 @@ def run(suite: Suite, file: Path, *, attached: bool) -> Run:
     number = len(list(home.glob("*.txt"))) + 1
     output = home / f"{number}-{'attached' if attached else 'bare'}.txt"
     records = output.with_suffix(".jsonl")
+    records.touch()  # a process may die before it writes the first line
     # Nothing else of this environment: its proxies and certificates are not the suites' matter.
     env = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     env |= {

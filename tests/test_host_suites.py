@@ -66,6 +66,13 @@ def test_a_fault_of_ours_is_a_difference_in_whatever_run(verdict):
     assert made.differences == ["poolscope had a fault in it"]
 
 
+def test_a_process_that_dies_at_once_has_no_outcomes(tmp_path):
+    dead = host_suites.Suite("any", Path("/bin/false"), tmp_path, tmp_path, [])
+    made = host_suites.run(dead, Path("test_it.py"), attached=True)
+    assert made.outcomes == {host_suites.RUN: "ended with 1"}
+    assert made.complaints == ["poolscope was not attached to the end"]
+
+
 @pytest.mark.parametrize("chance", [0.05, 0.5, 0.95])
 def test_flaky_tests_are_not_reported(verdict, chance):
     """The same 500 files in every run: at the worst chance one in 60 000 would be reported."""
