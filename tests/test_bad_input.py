@@ -43,6 +43,7 @@ def test_what_can_not_be_meant(args, said):
     ("name", "value", "said"),
     [
         ("POOLSCOPE_MAX_ORIGINS", "many", "POOLSCOPE_MAX_ORIGINS must be a whole number"),
+        ("POOLSCOPE_SPAN_ATTRIBUTES", "all", "POOLSCOPE_SPAN_ATTRIBUTES must be 1 or 0"),
         ("POOLSCOPE_DISABLED", "perhaps", "POOLSCOPE_DISABLED must be 1 or 0"),
     ],
 )

@@ -27,6 +27,7 @@ ARROWS = {
     "pulse": set(),
     "shield": set(),
     "suppression": set(),
+    "spans": set(),
     "records": VOCABULARY,
     "observers": {"events"},
     "metrics": VOCABULARY | {"observers"},
@@ -52,7 +53,7 @@ ARROWS = {
     },
     "relay": {"events", "observers", "__init__"},
     "collector": {"events", "observers", "origins"},
-    "clients": VOCABULARY | {"patching", "pulse", "records", "scope", "suppression"},
+    "clients": VOCABULARY | {"patching", "pulse", "records", "scope", "spans", "suppression"},
     "backends": VOCABULARY | {"metrics", "observers", "readings", "__version__"},
     "instrumentor": {"__init__"},
     "__init__": {"backends", "config", "observers", "process", "readings", "summary"},
@@ -64,7 +65,7 @@ VENDORS = {
     "wrapt": {"patching", "cli"},
     "prometheus_client": {"backends", "scrape", "cli"},
     "urllib3": {"clients"},
-    "opentelemetry": {"backends", "instrumentor", "cli"},
+    "opentelemetry": {"backends", "instrumentor", "spans", "cli"},
 }
 
 

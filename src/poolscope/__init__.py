@@ -21,14 +21,21 @@ _process: Process | None = None
 _lock = RLock()  # two threads may attach at once
 
 
-def instrument(observers: Any = None, *, max_origins: int | None = None) -> None:
+def instrument(
+    observers: Any = None,
+    *,
+    max_origins: int | None = None,
+    span_attributes: bool | None = None,
+) -> None:
     """Attach to the HTTP clients of this process, those imported later included.
 
     ``observers`` says who is told: ``None`` means every metric backend that is installed, with
     its default registry; otherwise a registry, an own :class:`poolscope.observers.Observer`, or
     several of them; ``()`` means nobody, for :func:`snapshot` alone. ``max_origins`` bounds how
-    many origins are told apart (100; ``POOLSCOPE_MAX_ORIGINS``); it holds for the process from
-    the first call on.
+    many origins are told apart (100; ``POOLSCOPE_MAX_ORIGINS``). ``span_attributes`` lets
+    OpenTelemetry spans know of the connections that were used under them (no;
+    ``POOLSCOPE_SPAN_ATTRIBUTES``; see :mod:`poolscope.clients.urllib3_spans`). Both hold for the
+    process from the first call on.
 
     Calling it again changes nothing, except that observers that are new are told as well. With
     ``POOLSCOPE_DISABLED=1`` in the environment it does nothing at all.
@@ -42,12 +49,13 @@ def instrument(observers: Any = None, *, max_origins: int | None = None) -> None
     if config.disabled():
         return
     maximum = config.max_origins(max_origins)
+    spans = config.span_attributes(span_attributes)
     from poolscope.process import Process  # noqa: PLC0415 - needs wrapt
 
     with _lock:
         heard = _resolve(observers)
         if _process is None:
-            _process = Process(maximum)
+            _process = Process(maximum, span_attributes=spans)
         _process.attach(heard)
 
 

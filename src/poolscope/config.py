@@ -20,10 +20,19 @@ def disabled(environ: Mapping[str, str] = os.environ) -> bool:
 
     Raises :exc:`ConfigError` for a value that is neither yes nor no.
     """
-    value = environ.get("POOLSCOPE_DISABLED", "").strip().lower()
-    if value not in (*_YES, *_NO):
-        raise ConfigError(f"POOLSCOPE_DISABLED must be 1 or 0, not {value!r}.")
-    return value in _YES
+    return _is_yes("POOLSCOPE_DISABLED", environ)
+
+
+def span_attributes(value: object = None, environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether spans are told of connections: ``value``, ``POOLSCOPE_SPAN_ATTRIBUTES``, no.
+
+    Raises :exc:`ConfigError` for a value that is neither yes nor no.
+    """
+    if value is None:
+        return _is_yes("POOLSCOPE_SPAN_ATTRIBUTES", environ)
+    if not isinstance(value, bool):
+        raise ConfigError(f"span_attributes must be True or False, not {value!r}.")
+    return value
 
 
 def max_origins(value: object = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -42,3 +51,10 @@ def max_origins(value: object = None, environ: Mapping[str, str] = os.environ) -
     if number < 1:
         raise ConfigError(f"{name} must be a whole number from 1 on, not {value!r}.")
     return number
+
+
+def _is_yes(name: str, environ: Mapping[str, str]) -> bool:
+    value = environ.get(name, "").strip().lower()
+    if value not in (*_YES, *_NO):
+        raise ConfigError(f"{name} must be 1 or 0, not {value!r}.")
+    return value in _YES

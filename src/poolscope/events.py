@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 
@@ -22,11 +23,13 @@ class Origin(NamedTuple):
 class Histogram(NamedTuple):
     """Samples added up per bucket; one more bucket than bounds, the last without an end.
 
-    ``sums`` holds the sum per bucket, so that a bucket's mean is exact too.
+    ``sums`` holds the sum per bucket, so that a bucket's mean is exact too. ``examples`` are
+    single samples among them by bucket, each with the OpenTelemetry context it was taken in.
     """
 
     counts: tuple[int, ...]
     sums: tuple[float, ...]
+    examples: Mapping[int, tuple[float, Any]] = MappingProxyType({})
 
 
 class OriginSeen(NamedTuple):
@@ -151,8 +154,8 @@ _NESTED = {"origin": Origin, "latency": Histogram, "wait": Histogram}
 
 
 def to_plain(events: Sequence[AnyEvent]) -> list[list[Any]]:
-    """Spell events as lists of plain values, ready for ``json.dumps``."""
-    return [[type(event).__name__, *event] for event in events]
+    """Spell events as lists of plain values, ready for ``json.dumps``; no contexts of spans."""
+    return [[type(event).__name__, *map(_plain, event)] for event in events]
 
 
 def from_plain(rows: Sequence[Sequence[Any]]) -> list[AnyEvent]:
@@ -162,6 +165,10 @@ def from_plain(rows: Sequence[Sequence[Any]]) -> list[AnyEvent]:
         kind = _BY_NAME[name]
         events.append(kind(*(_read(field, value) for field, value in zip(kind._fields, values))))
     return events
+
+
+def _plain(value: Any) -> Any:
+    return value[:2] if isinstance(value, Histogram) else value
 
 
 def _read(field: str, value: Any) -> Any:

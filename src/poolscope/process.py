@@ -31,7 +31,8 @@ class Process:
     Its history outlives ``uninstrument()``: counts go on where they stopped.
     """
 
-    def __init__(self, max_origins: int) -> None:
+    def __init__(self, max_origins: int, *, span_attributes: bool = False) -> None:
+        self._span_attributes = span_attributes
         self.scope = Scope(max_origins)
         self.readings = Readings()
         self.pulse = Pulse(self.scope.drain)
@@ -72,7 +73,10 @@ class Process:
             return
         client: Any = importlib.import_module(row.module)
         if row.package not in self.patchers:
-            hooks = client.Client(self.scope, self.pulse).hooks
+            kind = client.Client
+            if self._span_attributes:
+                kind = importlib.import_module(row.spans).TracedClient
+            hooks = kind(self.scope, self.pulse).hooks
             self.patchers[row.package] = Patcher(hooks, self.scope.faults, client.refuse)
         # What closed while nobody watched is counted now; why, nobody can tell any more.
         self.scope.settle(

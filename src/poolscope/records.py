@@ -48,24 +48,35 @@ class Ref(weakref.ref[Any]):
 class Tally:
     """Durations in seconds, added up per bucket of ``DURATION_BOUNDS``; one writer."""
 
-    __slots__ = ("counts", "passed_on", "sums")
+    __slots__ = ("counts", "examples", "passed_on", "sums")
 
     def __init__(self) -> None:
+        #: The last sample of each bucket that was taken under a span, with its context.
+        self.examples: dict[int, tuple[float, Any]] | None = None
         self.counts = [0] * _BUCKETS
         self.sums = [0.0] * _BUCKETS
         #: How much of it earlier drains have passed on; only the drain touches it.
         self.passed_on: Tally | None = None
 
-    def add(self, seconds: float) -> None:
-        """Add one sample."""
+    def add(self, seconds: float, context: Any = None) -> None:
+        """Add one sample, and remember the context if there is one."""
         bucket = bisect_left(DURATION_BOUNDS, seconds)
         # Sum before count: a drain in between then sees a sum without its count, which it
         # leaves for the next time, and not a count whose mean lies outside its bucket.
         self.sums[bucket] += seconds
         self.counts[bucket] += 1
+        if context is not None:
+            # Last, and read first: an example is always among the samples that were counted.
+            examples = self.examples
+            if examples is None:
+                examples = self.examples = {}
+            examples[bucket] = (seconds, context)
 
     def pass_on(self, to: Tally) -> None:
         """Add to ``to`` what has come since the last call; for the drain alone."""
+        if self.examples is not None:
+            examples, self.examples = self.examples, None
+            to.examples = {**(to.examples or {}), **examples}
         done = self.passed_on
         if done is None:
             done = self.passed_on = Tally()
@@ -80,7 +91,8 @@ class Tally:
         """Return everything and begin anew; None if there is nothing."""
         if not any(self.counts):
             return None
-        everything = Histogram(tuple(self.counts), tuple(self.sums))
+        everything = Histogram(tuple(self.counts), tuple(self.sums), self.examples or {})
+        self.examples = None
         self.counts, self.sums = [0] * _BUCKETS, [0.0] * _BUCKETS
         return everything
 
@@ -159,7 +171,7 @@ class Connection:
 
     __slots__ = (
         "adopted", "answered", "busy_seconds", "busy_since", "carrier", "closed_at", "ends_with",
-        "idle_since", "missed", "opened_at", "reason", "socket", "busy_told", "known",
+        "idle_since", "missed", "opened_at", "reason", "socket", "busy_told", "cause", "known",
     )  # fmt: skip
 
     def __init__(self, carrier: Carrier, opened_at: float, *, adopted: bool = False) -> None:
@@ -184,6 +196,7 @@ class Connection:
         #: The socket, weakly, to tell after a pause whether it is still the same.
         self.socket: weakref.ref[Any] | None = None
         # ---- the drain's
+        self.cause = ""
         self.known = False
         self.busy_told = 0.0
 
@@ -211,6 +224,12 @@ class Connection:
         """Return how many seconds it was checked out until ``now``; for the drain."""
         seconds, since = self.busy_seconds, self.busy_since
         return seconds + max(0.0, now - since) if since else seconds
+
+    def pass_on_busy(self, now: float) -> float:
+        """Return how many of these seconds have come since the last call; for the drain alone."""
+        seconds = max(0.0, self.busy(now) - self.busy_told)
+        self.busy_told += seconds
+        return seconds
 
     def end(self, now: float, reason: str) -> None:
         """Stop the clocks and write down that it is closed; the first reason wins."""

@@ -69,8 +69,7 @@ class Scope:
     def drain(self) -> None:
         """Fold everything written so far and tell the observers; safe from any thread.
 
-        Raises nothing of ours, as a scrape of the application's own metrics may stand behind it;
-        only what a signal handler of the host raises meanwhile comes through.
+        Raises nothing of ours, only what a signal handler of the host raises meanwhile.
         """
         with self._lock:
             if self._draining or not self.attached:
@@ -82,6 +81,18 @@ class Scope:
                 self._tell(events, list(self.observers))
             finally:
                 self._draining = False
+
+    def cause(self, connection: Connection) -> str:
+        """Return why a connection was opened; "" while a drain is at work: nobody waits for it."""
+        if not connection.cause and self._lock.acquire(blocking=False):
+            was_draining, self._draining = self._draining, True
+            try:
+                if not was_draining:
+                    self._read_log()
+            finally:
+                self._draining = was_draining
+                self._lock.release()
+        return connection.cause
 
     def finish(self) -> None:
         """Drain for the last time: what is open now ends with the interpreter."""
@@ -171,16 +182,23 @@ class Scope:
 
     def _fold(self) -> None:
         ledger = self.ledger
-        for _ in range(len(ledger.log)):
-            kind, *what = ledger.log.popleft()
-            self._shielded(self._steps[kind], *what)
+        self._read_log()
         now = self.clock()
         for _ in range(len(ledger.dirty)):
             self._shielded(self._fold_carrier, ledger.dirty.popleft(), now)
         for state in self._origins:
-            self._shielded(self._tell_state, state, now)
+            self._shielded(self._add_up, state, now)
         while self.faults:
             self._on_fault(*self.faults.popleft())
+
+    def _add_up(self, state: OriginState, now: float) -> None:
+        self._events.extend(state.told(now))
+
+    def _read_log(self) -> None:
+        log = self.ledger.log
+        for _ in range(len(log)):
+            kind, *what = log.popleft()
+            self._shielded(self._steps[kind], *what)
 
     def _shielded(self, step: Callable[..., None], *what: Any) -> None:
         try:
@@ -189,9 +207,6 @@ class Scope:
             if is_the_hosts(error):
                 raise
             self.fault(f"drain.{step.__name__}", error)
-
-    def _tell_state(self, state: OriginState, now: float) -> None:
-        self._events.extend(state.told(now))
 
     def _state(self, pool: Pool) -> OriginState:
         state: OriginState | None = pool.state
@@ -230,7 +245,8 @@ class Scope:
     def _on_opened(self, connection: Connection) -> None:
         pool = connection.carrier.pool
         state = self._state(pool)
-        self._events.append(ev.Opened(state.origin, state.cause(pool)))
+        connection.cause = state.cause(pool)
+        self._events.append(ev.Opened(state.origin, connection.cause))
         state.add(connection)
         connection.carrier.touch()  # a drain before it was open has forgotten that it is busy
 
@@ -245,14 +261,14 @@ class Scope:
         if not connection.known:
             return
         state = self._state(connection.carrier.pool)
-        self._add_busy(connection, now)
+        state.busy += connection.pass_on_busy(now)
         state.remove(connection, reason)
         if not connection.adopted:
             seconds = max(0.0, now - connection.opened_at)
             self._events.append(ev.Closed(state.origin, reason, seconds, connection.answered))
 
-    def _on_first(self, pool: Pool, seconds: float) -> None:
-        self._state(pool).first.add(seconds)
+    def _on_first(self, pool: Pool, seconds: float, context: Any = None) -> None:
+        self._state(pool).first.add(seconds, context)
 
     def _on_failed(self, pool: Pool, reused: bool, error: str) -> None:  # noqa: FBT001 - a log row
         self._events.append(ev.Failed(self._state(pool).origin, reused, error))
@@ -297,19 +313,13 @@ class Scope:
         if not connection.known:
             carrier.touch()  # its opening is in the log, behind the part that was read
             return
-        self._add_busy(connection, now)
         state = self._state(carrier.pool)
+        state.busy += connection.pass_on_busy(now)
         if connection.busy_since:
             state.active[connection] = None
             carrier.touch()  # time goes on while it is checked out
         else:
             state.active.pop(connection, None)
-
-    def _add_busy(self, connection: Connection, now: float) -> None:
-        seconds = connection.busy(now)
-        if seconds > connection.busy_told:
-            self._state(connection.carrier.pool).busy += seconds - connection.busy_told
-            connection.busy_told = seconds
 
     def _add_tallies(self, carrier: Carrier) -> None:
         state = self._state(carrier.pool)

@@ -127,9 +127,11 @@ class OtelObserver(MetricObserver):
         """Set a level."""
         self._totals.set(metric, values, value)
 
-    def record(self, metric: Metric, values: tuple[str, ...], value: float) -> None:
-        """Add one sample."""
-        self._histograms[metric].record(value, self._named(metric, tuple(values)))
+    def record(
+        self, metric: Metric, values: tuple[str, ...], value: float, context: Any = None
+    ) -> None:
+        """Add one sample; with the context of a sampled span an SDK may keep it as exemplar."""
+        self._histograms[metric].record(value, self._named(metric, tuple(values)), context)
 
     def merge(self, metric: Metric, values: tuple[str, ...], histogram: events.Histogram) -> None:
         """Add samples, each as the mean of those in its bucket: counts and the sum are exact.
@@ -139,11 +141,17 @@ class OtelObserver(MetricObserver):
         if _is_deaf(self._provider or get_meter_provider()):
             return
         edges = pairwise((-math.inf, *metric.bounds, math.inf))
-        for (lower, upper), count, total in zip(edges, histogram.counts, histogram.sums):
-            if count:
+        sums = enumerate(zip(edges, histogram.counts, histogram.sums))
+        for bucket, ((lower, upper), count, total) in sums:
+            rest = count
+            if bucket in histogram.examples:
+                seconds, context = histogram.examples[bucket]
+                self.record(metric, values, seconds, context)
+                rest, total = count - 1, total - seconds  # noqa: PLW2901 - what is left of it
+            if rest:
                 # Rounding must not move it into the next bucket.
-                mean = min(max(total / count, math.nextafter(lower, math.inf)), upper)
-                for _ in range(count):
+                mean = min(max(total / rest, math.nextafter(lower, math.inf)), upper)
+                for _ in range(rest):
                     self.record(metric, values, mean)
 
 

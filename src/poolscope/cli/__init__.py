@@ -58,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--max-origins", metavar="N", help="how many origins to tell apart (100)")
     run.add_argument(
+        "--span-attributes",
+        action="store_true",
+        help="let the command's OpenTelemetry spans know of their connections",
+    )
+    run.add_argument(
         "--report",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -97,6 +102,8 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if sys.stderr is None:  # closed by whoever started us
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the rest of the process
     environ = dict(os.environ)
+    if options.span_attributes:
+        environ["POOLSCOPE_SPAN_ATTRIBUTES"] = "1"
     # prometheus_client looks at these when it is imported: the command's multiprocess
     # directory is the command's, and not ours to write to.
     for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):

@@ -26,11 +26,13 @@ def run() -> int:
     """Print the findings; return 0 if everything works, 1 if something does not."""
     disabled = config.disabled()
     max_origins = config.MAX_ORIGINS if disabled else config.max_origins()
+    spans = not disabled and config.span_attributes()
     print(f"poolscope {poolscope.__version__}, Python {platform.python_version()}")
     if disabled:
         print("disabled: POOLSCOPE_DISABLED is set")
         return 1
     print(f"max_origins: {max_origins}")
+    print(f"span_attributes: {'yes' if spans else 'no'}")
     print(f"wrapt {_version('wrapt')}: {_wrapt()}")
     for backend in BACKENDS:
         state = _version(backend.vendor) if backend.installed else "not installed"
@@ -48,7 +50,7 @@ def _client(package: str) -> bool:
     except ImportError as error:
         print(f"{package}: not watched, it can't be imported ({error})")
         return False
-    process = Process(config.max_origins())
+    process = Process(config.max_origins(), span_attributes=config.span_attributes())
     process.attach(())
     try:
         return _hooks(package, process.patchers.get(package))

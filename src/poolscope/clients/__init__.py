@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ClientRow:
-    """A client's package, our module for it, and the module of it that is imported first.
+    """A client's package, our module for it, that for spans, and which of its own comes first.
 
     Our module is loaded then and not before: it needs ssl and http.client, which an application
     may want to import after it has monkey-patched (gevent warns about anything else).
@@ -15,7 +15,15 @@ class ClientRow:
 
     package: str
     module: str
+    spans: str
     first: str
 
 
-CLIENTS = (ClientRow("urllib3", "poolscope.clients.urllib3", "urllib3.exceptions"),)
+CLIENTS = (
+    ClientRow(
+        "urllib3",
+        "poolscope.clients.urllib3",
+        "poolscope.clients.urllib3_spans",
+        "urllib3.exceptions",
+    ),
+)

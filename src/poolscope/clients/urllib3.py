@@ -213,10 +213,14 @@ class Client(Sockets):
                 return
         if connection.is_reused:
             carrier.reused = carrier.reused or Tally()
-            carrier.reused.add(now - began)
+            carrier.reused.add(now - began, self.context())
         else:
-            carrier.ledger.log.append(("first", carrier.pool, now - began))
+            carrier.ledger.log.append(("first", carrier.pool, now - began, self.context()))
         connection.answered += 1
+
+    def context(self) -> Any:
+        """Return what a latency is remembered with: nothing."""
+        return None
 
     # ---- pools
 

@@ -95,6 +95,7 @@ class Sockets(Records):
             if connection is not None and is_open:
                 connection.watch(conn.sock)
             log.append(("created", carrier.pool, now - call.began, ""))
+            self.usable(connection, now - call.began)
             return
         tunnelling = is_open and call.tunnels
         kind = carrier.failed or connect_failure(error, tunnelling=tunnelling)
@@ -102,6 +103,9 @@ class Sockets(Records):
         log.append(("created", carrier.pool, now - call.began, kind))
         if self.finish(carrier):
             log.append(("failed", carrier.pool, False, "connect"))
+
+    def usable(self, connection: Connection | None, seconds: float) -> None:
+        """Take note that a connection became usable after so many seconds: nobody is told."""
 
     def tcp(self, conn: Any) -> Carrier | None:
         """Before the TCP connection is made."""
