@@ -82,19 +82,47 @@ def ways() -> list[Way]:
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader  # noqa: PLC0415
 
         found.append(_poolscope("OpenTelemetry", MeterProvider([InMemoryMetricReader()])))
+        found.append(_with_spans(MeterProvider([InMemoryMetricReader()])))
     if importlib.util.find_spec(INSTRUMENTATION) is not None:
         theirs = importlib.import_module(INSTRUMENTATION).URLLib3Instrumentor()
         found.append(Way(INSTRUMENTATION, theirs.instrument, theirs.uninstrument))
     return found
 
 
-def _poolscope(name: str, target: Any) -> Way:
-    return Way(
-        f"poolscope with {name}",
-        lambda: poolscope.instrument(target),
-        poolscope.uninstrument,
-        poolscope._drain,
-    )
+def _poolscope(name: str, target: Any, *, span_attributes: bool = False) -> Way:
+    kept = None  # each way has a process of its own, as the setting holds for good
+
+    def attach() -> None:
+        poolscope._process = kept
+        poolscope.instrument(target, span_attributes=span_attributes)
+
+    def detach() -> None:
+        nonlocal kept
+        poolscope.uninstrument()
+        kept = poolscope._process
+
+    return Way(f"poolscope with {name}", attach, detach, poolscope._drain)
+
+
+def _with_spans(target: Any) -> Way:
+    """Return OpenTelemetry with span_attributes, under a span that is recording."""
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+
+    from opentelemetry import context, trace  # noqa: PLC0415 - its SDK is an extra
+
+    way = _poolscope("OpenTelemetry and span_attributes", target, span_attributes=True)
+    span = TracerProvider(shutdown_on_exit=False).get_tracer("benchmark").start_span("all")
+    tokens: list[Any] = []
+
+    def attach() -> None:
+        way.attach()
+        tokens.append(context.attach(trace.set_span_in_context(span)))
+
+    def detach() -> None:
+        context.detach(tokens.pop())
+        way.detach()
+
+    return Way(way.title, attach, detach, way.drain)
 
 
 def measure(work: Work, number: int, drain: Callable[[], Any] | None) -> tuple[float, float]:
