@@ -12,7 +12,7 @@ import pytest
 
 from commands import counts_of, own_counts, poolscope, report_of, run
 from otlp import Receiver
-from peers import free_port, keep_alive
+from peers import free_port, keep_alive, scripted, silence
 
 WORKERS = """
     import os, sys
@@ -126,10 +126,14 @@ def test_what_switches_sdks_off_switches_the_export_off(serve, receive, variable
     assert receiver.requests == 0
 
 
-@pytest.mark.parametrize("trouble", ["refuses", "errors"])
+@pytest.mark.parametrize("trouble", ["refuses", "errors", "is slow"])
 def test_an_endpoint_in_trouble_is_told_once_and_costs_nothing(serve, receive, trouble):
     server = serve(keep_alive)
-    url = f"http://127.0.0.1:{free_port()}" if trouble == "refuses" else receive(answer=500).url
+    url = {
+        "refuses": lambda: f"http://127.0.0.1:{free_port()}",
+        "errors": lambda: receive(answer=500).url,
+        "is slow": lambda: serve(scripted(silence)).url.rstrip("/"),
+    }[trouble]()
     result = run(
         *script(ONE, server),
         options=("--otlp", url),
