@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import urllib3
 from opentelemetry.sdk.metrics import MeterProvider
@@ -16,6 +21,7 @@ import poolscope
 from otlp import samples_of
 from peers import keep_alive
 
+LATE = str(Path(__file__).with_name("late_sdk_app.py"))
 OPENED = "poolscope_connections_opened_total"
 
 
@@ -110,3 +116,14 @@ def _get_three(name, url):
     with urllib3.PoolManager() as pool:
         for _ in range(3):
             pool.request("GET", url)
+
+
+def test_an_sdk_that_is_set_up_late_gets_all_counts(serve):
+    server = serve(keep_alive)
+    command = [sys.executable, LATE, server.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    assert json.loads(done.stdout) == {
+        "poolscope_connections_opened_total": server.accepted,
+        "poolscope_request_duration_seconds_count": server.answered - 1,
+    }
