@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -22,6 +23,11 @@ from otlp import samples_of
 from peers import keep_alive
 
 LATE = str(Path(__file__).with_name("late_sdk_app.py"))
+INSTRUMENTORS = {
+    "urllib3": "URLLib3Instrumentor",
+    "requests": "RequestsInstrumentor",
+    "botocore": "BotocoreInstrumentor",
+}
 OPENED = "poolscope_connections_opened_total"
 
 
@@ -72,13 +78,12 @@ def test_opentelemetrys_prometheus_exporter_gives_the_same_series(scope, serve):
 
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
-@pytest.mark.parametrize("name", ["urllib3", "requests"])
+@pytest.mark.parametrize("name", ["urllib3", "requests", "botocore"])
 def test_theirs_and_ours_are_both_right(name, first, scope, serve):
     module = pytest.importorskip(
         f"opentelemetry.instrumentation.{name}", reason="the instrumentation is not installed"
     )
-    kind = {"urllib3": "URLLib3Instrumentor", "requests": "RequestsInstrumentor"}[name]
-    instrumentor = getattr(module, kind)()
+    instrumentor = getattr(module, INSTRUMENTORS[name])()
     server, reader, exporter = serve(keep_alive), InMemoryMetricReader(), InMemorySpanExporter()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     tracers = TracerProvider(shutdown_on_exit=False)
@@ -107,15 +112,30 @@ def test_theirs_and_ours_are_both_right(name, first, scope, serve):
 
 
 def _get_three(name, url):
-    if name == "requests":
+    if name == "botocore":
+        with contextlib.closing(_s3(url)) as client:
+            for _ in range(3):
+                client.get_object(Bucket="bucket", Key="key")["Body"].read()
+    elif name == "requests":
         requests = pytest.importorskip("requests", reason="requests is not installed")
         with requests.Session() as session:
             for _ in range(3):
                 session.get(url, timeout=5)
-        return
-    with urllib3.PoolManager() as pool:
-        for _ in range(3):
-            pool.request("GET", url)
+    else:
+        with urllib3.PoolManager() as pool:
+            for _ in range(3):
+                pool.request("GET", url)
+
+
+def _s3(url):
+    botocore = pytest.importorskip("botocore.session", reason="botocore is not installed")
+    return botocore.Session().create_client(
+        "s3",
+        region_name="us-east-1",
+        endpoint_url=url,
+        aws_access_key_id="nobody",
+        aws_secret_access_key="nothing",
+    )
 
 
 def test_an_sdk_that_is_set_up_late_gets_all_counts(serve):
