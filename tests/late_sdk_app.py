@@ -4,11 +4,11 @@ import json
 import sys
 
 import urllib3
+from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import poolscope
-from opentelemetry import metrics
 from otlp import samples_of
 
 

@@ -230,7 +230,7 @@ def test_the_readme_names_every_cause_and_reason():
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check"],
+        ["ruff", "check", "--no-cache"],
         ["ruff", "format", "--check"],
         ["mypy"],
     ],

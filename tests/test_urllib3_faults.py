@@ -43,9 +43,9 @@ COMES_TO = {
 def test_a_hook_that_faults_five_times_goes_dormant(scope, world, break_hook, name, side, kind):
     patcher = poolscope._process.patchers["urllib3"]
     if name in (hook.name for hook in patcher.missing):
-        pytest.skip("this urllib3 does not have it")
+        pytest.skip(reason="this urllib3 does not have it")
     if "http2" in name:
-        pytest.skip("only HTTP/2 comes to it: test_http2 breaks it")
+        pytest.skip(reason="only HTTP/2 comes to it: test_http2 breaks it")
     chosen = (one for end, one in COMES_TO.items() if name.endswith(end))
     player = Player(world, next(chosen, "a_blocking_pool"))
     scope.detach()

@@ -12,6 +12,7 @@ import os
 import ssl
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from importlib import import_module
 from pathlib import Path
 
@@ -41,7 +42,7 @@ OWNERS = (
 )
 
 
-class Tracer:
+class Tracer(ABC):
     """A neighbour: how it comes and goes, and what it has counted."""
 
     #: What has to be installed.
@@ -53,13 +54,13 @@ class Tracer:
 
     def __init__(self):
         self.calls = []
-        self.library = import_module(self.package)
+        self.vendor = import_module(self.package)
 
-    def attach(self):
-        raise NotImplementedError
+    @abstractmethod
+    def attach(self): ...
 
-    def detach(self):
-        raise NotImplementedError
+    @abstractmethod
+    def detach(self): ...
 
     def listening(self):
         """Return a context for the traffic."""
@@ -72,7 +73,7 @@ class OpenTelemetryUrllib3(Tracer):
 
     def __init__(self):
         super().__init__()
-        self.instrumentor = getattr(self.library, self.instrumentor)()
+        self.instrumentor = getattr(self.vendor, self.instrumentor)()
         sdk = import_module("opentelemetry.sdk.trace")
         collect = sdk.SpanProcessor()
         collect.on_end = self.calls.append
@@ -128,22 +129,22 @@ class Sentry(Tracer):
     package = "sentry_sdk"
 
     def attach(self):
-        self.library.init(
+        self.vendor.init(
             dsn="http://key@localhost/1",
             traces_sample_rate=1.0,
             before_send_transaction=self.collect,
         )
 
     def detach(self):
-        self.library.get_client().close()
-        self.library.init()
+        self.vendor.get_client().close()
+        self.vendor.init()
 
     def collect(self, event, _hint):
         """Return nothing: what is collected is not sent."""
         self.calls += [span for span in event["spans"] if span["op"] == "http.client"]
 
     def listening(self):
-        return self.library.start_transaction(name="round")
+        return self.vendor.start_transaction(name="round")
 
 
 class NewRelic(Tracer):
@@ -159,8 +160,8 @@ class NewRelic(Tracer):
         if self.application is None:
             settings = Path(tempfile.mkdtemp(), "newrelic.ini")
             settings.write_text("[newrelic]\ndeveloper_mode = true\napp_name = ours\n")
-            self.library.initialize(str(settings))
-            self.application = self.library.register_application(timeout=10)
+            self.vendor.initialize(str(settings))
+            self.application = self.vendor.register_application(timeout=10)
 
     def detach(self):
         self.attached = False
@@ -170,9 +171,9 @@ class NewRelic(Tracer):
         if not self.attached:
             yield
             return
-        with self.library.BackgroundTask(self.application, "round"):
+        with self.vendor.BackgroundTask(self.application, "round"):
             yield
-            self.calls += self.library.current_transaction().root_span.children
+            self.calls += self.vendor.current_transaction().root_span.children
 
 
 TRACERS = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-# The module hides all of itself from type checkers.
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
+from opentelemetry.instrumentation import instrumentor
 from opentelemetry.metrics import get_meter_provider
 
 import poolscope
 
 
-class PoolscopeInstrumentor(BaseInstrumentor):  # type: ignore[misc] # as above
+# The module hides its names from type checkers.
+class PoolscopeInstrumentor(instrumentor.BaseInstrumentor):  # type: ignore[name-defined,misc] # as said
     """Attaches poolscope and reports to OpenTelemetry alone.
 
     ``opentelemetry-instrument`` and the Kubernetes operator find it by its entry point;

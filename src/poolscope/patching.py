@@ -66,7 +66,7 @@ class Hook:
     #: The host function's parameters: a plain function with exactly these takes its place. That
     #: costs a tenth of wrapt's wrapper and two frames less, complains of wrong arguments as the
     #: host's own does before we are asked, and can be copied and pickled like it.
-    hot: str = ""
+    params: str = ""
     #: A condition on these, spelled out as well; ``before`` has to ask again where it is not.
     when: str = ""
 
@@ -77,8 +77,8 @@ class Hook:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of a hot function's parameters."""
-        return tuple(part.partition("=")[0].strip() for part in self.hot.split(","))
+        """The names in ``params``."""
+        return tuple(part.partition("=")[0].strip() for part in self.params.split(","))
 
 
 @dataclass
@@ -133,9 +133,9 @@ class Patch:
 
     def _wrap(self, wrapped: Callable[..., Any]) -> Any:
         """Return what stands in the host's place; it calls the host exactly once."""
-        if self._is_hot(wrapped):
+        if self._has_params(wrapped):
             return functools.wraps(wrapped)(self._hooked(wrapped))
-        before = self._before_any if self.hook.hot else self.hook.before
+        before = self._before_any if self.hook.params else self.hook.before
 
         def call(bound: Any, instance: Any, args: Any, kwargs: Any) -> Any:
             state = None
@@ -151,18 +151,18 @@ class Patch:
 
         return wrapt.FunctionWrapper(wrapped, call)
 
-    def _is_hot(self, wrapped: Callable[..., Any]) -> bool:
+    def _has_params(self, wrapped: Callable[..., Any]) -> bool:
         """Tell whether the host's function has exactly the parameters that the hook spells out.
 
         Somebody may have put one with more in its place, and then ours must take any.
         """
         # Not isinstance(): a wrapt wrapper passes for a function, but has to be bound.
-        if not self.hook.hot or type(wrapped) is not FunctionType:
+        if not self.hook.params or type(wrapped) is not FunctionType:
             return False
         code = wrapped.__code__
         plain = code.co_varnames[: code.co_argcount]
         has_more = code.co_kwonlyargcount or code.co_flags & (CO_VARARGS | CO_VARKEYWORDS)
-        defaults = self.hook.hot.count("=None")
+        defaults = self.hook.params.count("=None")
         return (
             not has_more
             and plain == self.hook.parameters
@@ -173,7 +173,7 @@ class Patch:
         """Return the same as a plain function with the host's own parameters."""
         text = _AROUND if self.hook.after else _BEFORE
         source = text.format(
-            parameters=self.hook.hot,
+            parameters=self.hook.params,
             arguments=", ".join(self.hook.parameters),
             when=f"if {self.hook.when}: " if self.hook.when else "",
         )
@@ -189,7 +189,7 @@ class Patch:
         return hooked
 
     def _before_any(self, *args: Any, **kwargs: Any) -> Any:
-        """Call a hot hook's ``before``, which takes only what it knows, with more than that."""
+        """Call a ``before`` that takes no more than ``params``, with more."""
         names = self.hook.parameters
         known = {name: kwargs[name] for name in names if name in kwargs}
         return self.hook.before(*args[: len(names)], **known)

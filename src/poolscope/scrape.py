@@ -76,7 +76,7 @@ def fetch(url: str, timeout: float = 5.0) -> Readings:
 def _families(text: str) -> list[Any]:
     parse: Callable[[str], Iterable[Any]] = text_string_to_metric_families
     if text.rstrip().endswith("# EOF"):
-        parse = openmetrics.text_string_to_metric_families  # type: ignore[no-untyped-call,unused-ignore]  # untyped in 0.16
+        parse = openmetrics.text_string_to_metric_families  # type: ignore[no-untyped-call,unused-ignore] # untyped in 0.16
     try:
         return list(parse(text))
     except Exception as error:

@@ -79,7 +79,7 @@ def ways() -> list[Way]:
     found = [_poolscope("Prometheus", CollectorRegistry())]
     if importlib.util.find_spec("opentelemetry.sdk") is not None:
         from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415 - an extra
-        from opentelemetry.sdk.metrics.export import InMemoryMetricReader  # noqa: PLC0415
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader  # noqa: PLC0415 - as above
 
         found.append(_poolscope("OpenTelemetry", MeterProvider([InMemoryMetricReader()])))
         found.append(_with_spans(MeterProvider([InMemoryMetricReader()])))
@@ -106,9 +106,8 @@ def _poolscope(name: str, target: Any, *, span_attributes: bool = False) -> Way:
 
 def _with_spans(target: Any) -> Way:
     """Return OpenTelemetry with span_attributes, under a span that is recording."""
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-
     from opentelemetry import context, trace  # noqa: PLC0415 - its SDK is an extra
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - as above
 
     way = _poolscope("OpenTelemetry and span_attributes", target, span_attributes=True)
     span = TracerProvider(shutdown_on_exit=False).get_tracer("benchmark").start_span("all")

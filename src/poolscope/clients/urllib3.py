@@ -41,35 +41,35 @@ class Client(Sockets):
         self.hooks = (
             Hook(
                 pools, f"{pool}._get_conn", self.wait, self.waited, https_pool,
-                hot="self, timeout=None", when="self.block",
+                params="self, timeout=None", when="self.block",
             ),
-            Hook(pools, f"{pool}._put_conn", self.give_back, None, https_pool, hot="self, conn"),
+            Hook(pools, f"{pool}._put_conn", self.give_back, None, https_pool, params="self, conn"),
             # Every request begins with it, right before its connection is used.
-            Hook(pools, f"{pool}._validate_conn", self.request, hot="self, conn"),
+            Hook(pools, f"{pool}._validate_conn", self.request, params="self, conn"),
             # The headers are there when they are checked, by a function that each module
             # imports by name: 2.x calls connection's, 1.26 connectionpool's.
-            Hook(conns, "assert_header_parsing", self.headers, group="headers", hot="headers"),
-            Hook(pools, "assert_header_parsing", self.headers, group="headers", hot="headers"),
+            Hook(conns, "assert_header_parsing", self.headers, group="headers", params="headers"),
+            Hook(pools, "assert_header_parsing", self.headers, group="headers", params="headers"),
             Hook(
                 "urllib3.http2.connection", "HTTP2Connection.getresponse",
-                self.carrier, self.responded, hot="self",
+                self.carrier, self.responded, params="self",
             ),
-            Hook(pools, f"{pool}._new_conn", self.create, self.created, https_pool, hot="self"),
-            Hook(pools, f"{pool}.close", self.close_pool, None, https_pool, hot="self"),
-            Hook(conns, f"{conn}._new_conn", self.tcp, self.tcp_opened, hot="self"),
+            Hook(pools, f"{pool}._new_conn", self.create, self.created, https_pool, params="self"),
+            Hook(pools, f"{pool}.close", self.close_pool, None, https_pool, params="self"),
+            Hook(conns, f"{conn}._new_conn", self.tcp, self.tcp_opened, params="self"),
             Hook(
                 "urllib3.contrib.socks", "SOCKSConnection._new_conn", self.tcp, self.tcp_opened,
-                hot="self",
+                params="self",
             ),
-            Hook(conns, f"{conn}.connect", self.connect, self.connected, https_conn, hot="self"),
-            Hook(conns, f"{conn}.close", self.close, None, https_conn, hot="self"),
+            Hook(conns, f"{conn}.connect", self.connect, self.connected, https_conn, params="self"),
+            Hook(conns, f"{conn}.close", self.close, None, https_conn, params="self"),
             Hook(
                 "urllib3.util.ssl_", "_ssl_wrap_socket_impl", self.handshake, self.handshaken,
-                hot="sock, ssl_context, tls_in_tls, server_hostname=None",
+                params="sock, ssl_context, tls_in_tls, server_hostname=None",
             ),
             Hook(
                 "urllib3._collections", "RecentlyUsedContainer.__setitem__", self.evict,
-                hot="self, key, value",
+                params="self, key, value",
             ),
         )  # fmt: skip
 
