@@ -1,7 +1,8 @@
-"""A service that treats its upstreams as its arguments say until it is told "fix", or is ended.
+"""A service that treats its upstreams as its arguments say, until it is told otherwise.
 
 ``python load_app.py [--native PORT | --otel PORT] HABIT=URL ...``; without a port it does not
-attach poolscope. "fix" on standard input makes it behave: one Session for everything.
+attach poolscope. "fix" on standard input makes it behave: one Session for everything; "stop" ends
+all requests.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 
 import poolscope
 
-PAUSE = 0.05  # seconds; some twenty requests a second and thread
+PAUSE = 0.1  # seconds; some ten requests a second and thread
 TIME_OUT = 5
 
-fixed = threading.Event()
+fixed, stopped = threading.Event(), threading.Event()
 session = requests.Session()
 for scheme in ("http://", "https://"):
     session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=32))
@@ -42,14 +43,15 @@ def bare(url):
 class Pooled:
     """A pool with a habit, used by several threads."""
 
-    def __init__(self, threads, path="/", *, read=True, **options):
-        self.threads, self.path, self.read = threads, path, read
+    def __init__(self, threads, path="/", *, read=True, patience=TIME_OUT, **options):
+        self.threads, self.path, self.read, self.patience = threads, path, read, patience
         self.manager = urllib3.PoolManager(cert_reqs="NONE", **options)
 
     def __call__(self, url):
         response = self.manager.request(
-            "GET", url + self.path, preload_content=self.read, retries=False, timeout=TIME_OUT
-        )
+            "GET", url + self.path, preload_content=self.read, retries=False, timeout=TIME_OUT,
+            pool_timeout=self.patience,
+        )  # fmt: skip
         if not self.read:
             response.close()
 
@@ -72,7 +74,7 @@ HABITS = {
     "bare": bare,
     "small": Pooled(4, "/slow", maxsize=1),
     "waiting": Pooled(4, "/slow", maxsize=1, block=True),
-    "impatient": Pooled(4, "/slow", maxsize=1, block=True),
+    "impatient": Pooled(4, "/slow", maxsize=1, block=True, patience=0.01),
     "unread": Pooled(1, "/long", read=False),
     "evicting": Evicting(),
     "racing": Pooled(1, "/fin"),
@@ -81,8 +83,8 @@ HABITS = {
 
 
 def live(habit, url):
-    """Make requests for ever."""
-    while True:
+    """Make requests until it is told to stop."""
+    while not stopped.is_set():
         with contextlib.suppress(requests.RequestException, urllib3.exceptions.HTTPError):
             (good if fixed.is_set() else habit)(url)
         time.sleep(PAUSE)
@@ -113,8 +115,7 @@ def main():
         for _ in range(getattr(habit, "threads", 1)):
             threading.Thread(target=live, args=(habit, url), daemon=True).start()
     for line in sys.stdin:
-        if line.strip() == "fix":
-            fixed.set()
+        {"fix": fixed, "stop": stopped}[line.strip()].set()
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def fill(board: build.Dashboard, rows: Iterable[Row]) -> dict[str, int]:
     """Add rows to a dashboard; return the number of the panel on which each alert is seen."""
     number, seen_on = 0, {}
     for row in rows:
-        number += 1
         if row.title:
+            number += 1
             board.with_row(build.Row(row.title).id(number))
         for shown in row.shown:
             number += 1

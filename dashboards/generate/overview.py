@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders import dashboard as build
-
 import recordings as r
 import thresholds as t
 from layout import OVERVIEW, SERVICE, Row, Shown, fill
@@ -11,6 +9,7 @@ from panels import (
     GREEN,
     RED,
     YELLOW,
+    Board,
     Column,
     Query,
     board,
@@ -56,18 +55,19 @@ _SHARE = ((None, GREEN), (0.05, YELLOW), (1 / t.REQUESTS_PER_CONNECTION.value, R
 
 _GLANCE = Row("", [
     Shown(number(
-        "Services", "Jobs that report.", f'count({r.INSTANCES}{{job=~"$job"}})', unit="none",
-        empty="none: are the rules loaded?",
+        "Services", "Jobs of which at least one instance reports.",
+        f'count({r.INSTANCES}{{job=~"$job"}})', unit="none", empty="none: are the rules loaded?",
     )),
     Shown(number(
         "Instances", "Scrape targets that report, of all these services.",
         f'sum({r.INSTANCES}{{job=~"$job"}})', unit="none", empty="none",
     )),
     Shown(number(
-        "Requests", "All requests a second.", f"sum({_of(r.REQUESTS)})", unit="reqps", empty="none",
+        "Requests", "All requests a second, answered or failed.", f"sum({_of(r.REQUESTS)})",
+        unit="reqps", empty="none",
     )),
     Shown(number(
-        "Requests that open a connection", "Normal: near 0 %.",
+        "Requests that open a connection", "Normal: near 0 %. At 100 % nothing is used twice.",
         f"(sum({_of(r.OPENED_RATE)}) or vector(0)) / sum({_of(r.REQUESTS)})",
         unit="percentunit", coloured=_SHARE, empty="no requests",
     )),
@@ -176,7 +176,7 @@ _WAITING = Row("Who waits, who throws away?", [
 ])  # fmt: skip
 
 
-def overview() -> build.Dashboard:
+def overview() -> Board:
     """Return the dashboard."""
     made = board(
         OVERVIEW,

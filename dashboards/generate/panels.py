@@ -19,6 +19,7 @@ WIDTH = 24
 GREEN, YELLOW, RED, BLUE = "green", "#EAB839", "red", "blue"
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
+Board = build.Dashboard
 Step = tuple[float | None, str]
 
 
@@ -226,7 +227,7 @@ def variable(name: str, label: str, query: str, *, several: bool = True) -> buil
     return made
 
 
-def board(uid: str, title: str, says: str) -> build.Dashboard:
+def board(uid: str, title: str, says: str) -> Board:
     """Return an empty dashboard with the data source to choose."""
     source = build.DatasourceVariable("datasource").label("Data source").type("prometheus")
     return (

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders import dashboard as build
-
 import thresholds as t
 from layout import OVERVIEW, SERVICE, Row, Shown, fill
-from panels import GREEN, RED, YELLOW, Query, board, lines, link, number, variable
+from panels import GREEN, RED, YELLOW, Board, Query, board, lines, link, number, variable
 from poolscope.catalog import (
     AGE_SUM,
     AVOIDABLE_CAUSES,
@@ -155,7 +153,7 @@ _HEALTH = Row("Is poolscope itself well?", [
 ])  # fmt: skip
 
 
-def service() -> tuple[build.Dashboard, dict[str, int]]:
+def service() -> tuple[Board, dict[str, int]]:
     """Return the dashboard, and the number of the panel on which each alert is seen."""
     made = board(
         SERVICE,

@@ -160,7 +160,8 @@ _S5 = Row("S5 · How long do connections live?", [
         "How many requests does a connection serve before it closes?",
         "The mean. Normal: dozens and more.",
         [Query(
-            f"{summed(REQUESTS, BY, suffix='_sum')} / ({summed(REQUESTS, BY, suffix='_count')} > 0)",
+            f"{summed(REQUESTS, BY, suffix='_sum')} / "
+            f"({summed(REQUESTS, BY, suffix='_count')} > 0)",
             AT,
         )],
         unit="none", empty="none closed",
