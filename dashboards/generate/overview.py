@@ -6,6 +6,7 @@ import recordings as r
 import thresholds as t
 from layout import OVERVIEW, SERVICE, Row, Shown, fill
 from panels import (
+    CLEAR,
     GREEN,
     RED,
     YELLOW,
@@ -36,6 +37,7 @@ def _of(record: str, more: str = "") -> str:
 
 
 def _by_upstream(record: str, more: str = "") -> str:
+    """Spell a record without its name, so that a table's columns meet in one row."""
     return f"sum by ({', '.join(UPSTREAM)}) ({_of(record, more)})"
 
 
@@ -44,11 +46,11 @@ def _top(expression: str) -> str:
 
 
 #: Who pays most for connections; where nobody opens any, who asks most.
-_WORST = f"topk({_ROWS}, {_of(r.CREATE_SECONDS)} or 0 * {_of(r.REQUESTS)})"
+_WORST = f"topk({_ROWS}, {_by_upstream(r.CREATE_SECONDS)} or 0 * {_by_upstream(r.REQUESTS)})"
 
 
-def _column(expression: str) -> str:
-    return f"{expression} and on ({', '.join(UPSTREAM)}) {_WORST}"
+def _column(record: str, more: str = "") -> str:
+    return f"{_by_upstream(record, more)} and on ({', '.join(UPSTREAM)}) {_WORST}"
 
 
 _SHARE = ((None, GREEN), (0.05, YELLOW), (1 / t.REQUESTS_PER_CONNECTION.value, RED))
@@ -67,12 +69,12 @@ _GLANCE = Row("", [
         unit="reqps", empty="none",
     )),
     Shown(number(
-        "Requests that open a connection", "Normal: near 0 %. At 100 % nothing is used twice.",
+        "Open a connection", "Normal: near 0 %. At 100 % nothing is used twice.",
         f"(sum({_of(r.OPENED_RATE)}) or vector(0)) / sum({_of(r.REQUESTS)})",
         unit="percentunit", coloured=_SHARE, empty="no requests",
     )),
     Shown(number(
-        "Callers' time for connections",
+        "Time lost a second",
         "Seconds a second that callers wait for connections to be opened. At 1 s one caller is "
         "waiting at "
         "any time.",
@@ -90,32 +92,35 @@ _GLANCE = Row("", [
 _WORST_FIRST = Row("Who churns, what does it cost, who waits? Worst first", [
     Shown(rows(
         f"Which {_ROWS} services and upstreams lose most to new connections?",
-        "Sorted by callers' time that goes into opening connections. Red is beyond the alert's "
-        "threshold. The first column leads to the service.",
+        "Time lost is what callers wait for connections to be opened, in seconds a second. Red is "
+        "beyond the alert's threshold. The first column leads to the service.",
         ("job", "url_scheme", "server_address", "server_port"),
         (
-            Column("Callers' time a second", _column(f"({_WORST})"), "s"),
-            Column("Requests", _column(_of(r.REQUESTS)), "reqps"),
-            Column("Open a connection", _column(_of(r.OPENED_RATIO)), "percentunit", _SHARE),
+            Column("Time lost a second", _WORST, "s"),
+            Column("Requests", _column(r.REQUESTS), "reqps"),
             Column(
-                "TLS per request", _column(_of(r.HANDSHAKES_RATIO)), "none",
-                ((None, GREEN), (0.05, YELLOW), (t.HANDSHAKES.value, RED)), decimals=2,
+                "Open a connection", _column(r.OPENED_RATIO), "percentunit",
+                ((None, CLEAR), *_SHARE[1:]),
             ),
             Column(
-                "First request slower by", _column(_of(r.FIRST_GAP)), "s",
-                ((None, GREEN), (0.1, YELLOW), (t.FIRST_GAP.value, RED)),
+                "TLS per request", _column(r.HANDSHAKES_RATIO), "none",
+                ((None, CLEAR), (0.05, YELLOW), (t.HANDSHAKES.value, RED)), decimals=2,
             ),
             Column(
-                "Thrown away", _column(_by_upstream(r.CLOSED_RATE, 'poolscope_reason="pool_full"')),
-                "cps", ((None, GREEN), (0.01, RED)),
+                "First slower by", _column(r.FIRST_GAP), "s",
+                ((None, CLEAR), (0.1, YELLOW), (t.FIRST_GAP.value, RED)),
             ),
             Column(
-                "Wait, p99", _column(_of(r.WAIT)), "s",
-                ((None, GREEN), (0.01, YELLOW), (t.POOL_WAIT.value, RED)),
+                "Thrown away", _column(r.CLOSED_RATE, 'poolscope_reason="pool_full"'),
+                "cps", ((None, CLEAR), (0.01, RED)),
             ),
             Column(
-                "Mean age", _column(_of(r.AGE)), "s",
-                ((None, RED), (t.LIFETIME.value, YELLOW), (30, GREEN)),
+                "Wait, p99", _column(r.WAIT), "s",
+                ((None, CLEAR), (0.01, YELLOW), (t.POOL_WAIT.value, RED)),
+            ),
+            Column(
+                "Mean age", _column(r.AGE), "s",
+                ((None, CLEAR), (0, RED), (t.LIFETIME.value, YELLOW), (30, CLEAR)),
             ),
         ),
         names={
@@ -123,7 +128,7 @@ _WORST_FIRST = Row("Who churns, what does it cost, who waits? Worst first", [
             "server_address": "Upstream", "server_port": "Port",
         },
         href=_SERVICE,
-        sort_by="Callers' time a second",
+        sort_by="Time lost a second",
     )),
 ])  # fmt: skip
 

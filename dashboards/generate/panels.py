@@ -16,7 +16,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 WIDTH = 24
-GREEN, YELLOW, RED, BLUE = "green", "#EAB839", "red", "blue"
+GREEN, YELLOW, RED, BLUE, CLEAR = "green", "#EAB839", "red", "blue", "transparent"
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Board = build.Dashboard
@@ -85,7 +85,7 @@ def lines(  # noqa: PLR0913 - what a picture is made of
     """Return lines over time; beyond ``limit`` the picture is red, with ``reds`` every line is."""
     panel = _dressed(timeseries.Panel(), title, says, queries)
     panel = (
-        panel.unit(unit).span(span).height(8).min(0).line_width(2).show_points(look.VisibilityMode.NEVER)
+        panel.unit(unit).span(span).height(9).min(0).line_width(2).show_points(look.VisibilityMode.NEVER)
         .fill_opacity(60 if stacked else 8)
         .tooltip(common.VizTooltipOptions().mode(look.TooltipDisplayMode.MULTI).sort(look.SortOrder.DESCENDING))
         .legend(
@@ -143,7 +143,7 @@ def distribution(title: str, says: str, expression: str, *, span: int = 12) -> h
         .format(PromQueryFormat.HEATMAP).range()
     )  # fmt: skip
     return (
-        panel.with_target(target).calculate(False).span(span).height(8)
+        panel.with_target(target).calculate(False).span(span).height(9)
         .y_axis(heatmap.YAxisConfig().unit("s"))
         .color(heatmap.HeatmapColorOptions().mode(heat.HeatmapColorMode.SCHEME).scheme("Oranges").steps(64))
     )  # fmt: skip
@@ -193,7 +193,7 @@ def rows(  # noqa: PLR0913 - what a picture is made of
     panel = (
         panel.with_transformation(model.DataTransformerConfig("merge", options={}))
         .with_transformation(model.DataTransformerConfig("organize", options=organize))
-        .span(WIDTH).height(10)
+        .span(WIDTH).height(10).min_width(80)
         .sort_by([common.TableSortByFieldState().display_name(sort_by).desc(True)])
     )  # fmt: skip
     for column in columns:
@@ -208,6 +208,8 @@ def rows(  # noqa: PLR0913 - what a picture is made of
                 model.DynamicConfigValue("thresholds", {"mode": "absolute", "steps": limits}),
             ]
         panel = panel.override_by_name(column.name, properties)
+    for narrow in ("Scheme", "Port"):
+        panel = panel.override_by_name(narrow, [model.DynamicConfigValue("custom.width", 80)])
     first = names.get(key[0], key[0])
     where = [{"title": "Open the service view", "url": href}]
     return panel.override_by_name(first, [model.DynamicConfigValue("links", where)])

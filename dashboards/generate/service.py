@@ -51,7 +51,7 @@ _GLANCE = Row("", [
         unit="reqps",
     )),
     Shown(number(
-        "Requests per new connection",
+        "Requests per connection",
         "How often a connection is used before another one has to be opened. Normal: dozens to "
         "thousands. Near 1 no connection is used twice.",
         f"{ALL_REQUESTS} / (sum({rated(OPENED)}) > 0)", unit="none", decimals=1, empty="none "
@@ -82,7 +82,7 @@ _GLANCE = Row("", [
         unit="cps", coloured=((None, GREEN), (0.01, RED)),
     )),
     Shown(number(
-        "Mean age of open connections",
+        "Mean connection age",
         "How long the connections that are open now have lived. Normal: half a minute and more. "
         "Under a second they are hardly used twice.",
         f"sum({now(AGE_SUM)}) / (sum({now(OPEN)}) > 0)", unit="s", empty="none open",
