@@ -16,12 +16,10 @@ from alerts import ALERTS
 from layout import OVERVIEW, RUNBOOK, SERVICE, Row, Shown, fill, section_of
 from overview import overview
 from panels import WIDTH, board, link
+from poolscope.cli.dashboards import GRAFANA
 from recordings import RECORDINGS
 from service import service
 from thresholds import THRESHOLDS
-
-#: Replaced by `poolscope dashboards DIR --grafana-url URL`.
-GRAFANA = "http://localhost:3000"
 
 _NOTE = "# Written by dashboards/generate; poolscope's runbook says what each alert means.\n"
 

@@ -1,4 +1,4 @@
-"""The command line: ``poolscope run``, ``report`` and ``check``."""
+"""The command line: ``poolscope run``, ``report``, ``dashboards`` and ``check``."""
 
 from __future__ import annotations
 
@@ -79,6 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true", help="print the report as JSON")
     report.set_defaults(act=_report)
 
+    dashboards = verbs.add_parser(
+        "dashboards",
+        help="write Grafana dashboards, Prometheus rules and the runbook",
+        allow_abbrev=False,
+    )
+    dashboards.add_argument("directory", metavar="DIR", help="where to write them")
+    dashboards.add_argument(
+        "--grafana-url", metavar="URL", help="where links in alerts lead (http://localhost:3000)"
+    )
+    dashboards.set_defaults(act=_dashboards)
+
     check = verbs.add_parser(
         "check", help="tell what is installed, hooked and degraded, and why", allow_abbrev=False
     )
@@ -118,6 +129,12 @@ def _report(options: argparse.Namespace) -> int:
     from poolscope.cli.report import run  # noqa: PLC0415 - each verb imports its own
 
     return run(options.url, as_json=options.json)
+
+
+def _dashboards(options: argparse.Namespace) -> int:
+    from poolscope.cli.dashboards import GRAFANA, run  # noqa: PLC0415 - each verb imports its own
+
+    return run(options.directory, GRAFANA if options.grafana_url is None else options.grafana_url)
 
 
 def _check(_options: argparse.Namespace) -> int:
