@@ -174,6 +174,18 @@ def test_the_shares_that_panels_show_are_true(services):
     assert shares[str(servers["good"].port)] == 0
 
 
+def test_the_overview_can_be_asked_about_a_fleet():
+    """A small one here; the benchmark is for a large one, and for how long it takes."""
+    script = Path(__file__).parent / "benchmarks" / "fleet.py"
+    result = subprocess.run(
+        [sys.executable, script, "--instances", "50", "--upstreams", "3"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in result.stderr, result.stderr
+    for panel in panels("poolscope-overview").values():
+        assert panel["title"] in result.stdout
+
+
 def test_an_alert_fires_is_delivered_and_resolves(tmp_path):
     """A service churns under load until it is mended: one Session for all requests."""
     server, webhook = Server(keep_alive), Webhook()

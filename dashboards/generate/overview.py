@@ -175,7 +175,7 @@ _WAITING = Row("Who waits, who throws away?", [
     Shown(lines(
         f"Which {_TOP} upstreams' pools throw most connections away?",
         "Connections a second that a full pool had no room for. Normal: none at peak.",
-        [Query(_top(_by_upstream(r.CLOSED_RATE, 'poolscope_reason="pool_full"')), _AT)],
+        [Query(_top(_of(r.CLOSED_RATE, 'poolscope_reason="pool_full"')), _AT)],
         unit="cps", empty="none thrown away",
     ), ("PoolscopePoolTooSmall",)),
 ])  # fmt: skip
