@@ -157,11 +157,9 @@ def main() -> None:
     options = parser.parse_args()
     names = series(options.instances, options.upstreams)
     pairs = max(1, options.instances // PER_JOB) * options.upstreams
-    print(
-        f"{options.instances} instances, {options.upstreams} upstreams each, {pairs} pairs of job"
-    )
-    print(f"and upstream; series for an upstream: {per_upstream()} exposed by each instance,")
-    print(f"{len(names) / pairs:.1f} recorded for the job\n")
+    print(f"{options.instances} instances, {options.upstreams} upstreams each")
+    print(f"{per_upstream()} series exposed by an instance for an upstream")
+    print(f"{len(names) / pairs:.1f} recorded for a job and upstream, of which there are {pairs}")
     end = int(time.time()) // STEP * STEP
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
