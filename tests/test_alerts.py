@@ -220,9 +220,26 @@ def test_a_pool_that_is_never_free_fires_without_traffic(tmp_path):
     }
 
 
-def test_a_queue_that_comes_and_goes_is_not_an_exhausted_pool(tmp_path):
+def test_a_queue_that_moves_is_not_an_exhausted_pool(tmp_path):
     waiting = HEALTHY | Minute({}, {series(catalog.PENDING): 3})
-    assert firing(tmp_path, written([HEALTHY, waiting, waiting, waiting] * 15), LAST - 1) == set()
+    assert firing(tmp_path, written(always(waiting)), *range(LAST)) == set()
+
+
+def test_one_instance_of_many_can_be_stuck(tmp_path):
+    waiting = Minute({}, HEALTHY.levels | {series(catalog.PENDING): 3})
+    stuck = written([HEALTHY, *always(waiting)])
+    moving = [
+        {**row, "series": row["series"].replace('instance="a"', 'instance="b"')}
+        for row in written(always(HEALTHY))
+    ]
+    assert firing(tmp_path, stuck + moving, LAST) == {"PoolscopePoolExhausted"}
+
+
+def test_a_queue_that_comes_and_goes_is_not_an_exhausted_pool(tmp_path):
+    waiting = Minute({}, HEALTHY.levels | {series(catalog.PENDING): 3})
+    idle = Minute({}, HEALTHY.levels)
+    minutes = [HEALTHY, *[idle, waiting, waiting, waiting] * 15]
+    assert firing(tmp_path, written(minutes), *range(LAST)) == set()
 
 
 def up(value):

@@ -133,15 +133,13 @@ ALERTS = (
     Alert(
         "PoolscopePoolExhausted",
         "critical",
-        f"{r.PENDING} > 0",
+        f"{r.STUCK} > 0",
         "10m",
         f"Requests from {{{{ $labels.job }}}} to {_WHERE} wait for connections that do not come "
         "back.",
-        "At least {{ $value }} requests have been waiting for a connection of their pool all the "
-        "time. "
-        "Without a time-out they wait for ever, and no other alert sees them: a wait is counted "
-        "when "
-        "it ends.",
+        "{{ $value }} requests have been waiting for a connection of their pool all the time, and "
+        "none has come through. Without a time-out they wait for ever, and no other alert sees "
+        "them: a wait is counted when it ends.",
     ),
     Alert(
         "PoolscopeShortLifetimes",
@@ -206,19 +204,17 @@ ALERTS = (
         "10m",
         f"{{{{ $labels.job }}}} can't connect to {_WHERE}.",
         "{{ $value | humanizePercentage }} of the requests fail before they have a connection: "
-        "name, "
-        "TCP, proxy or TLS.",
+        "name, TCP, proxy or TLS.",
     ),
     Alert(
         "PoolscopeBlind",
         "warning",
-        f"({r.INSTANCES} offset 1h unless on ({_JOB}) {r.INSTANCES})\n"
-        f"and on ({_JOB}) (sum by ({_JOB}) (up) > 0)",
+        f"({r.INSTANCES} offset 1h unless on ({_JOB}) {r.INSTANCES})\nand on ({_JOB}) (sum by "
+        f"({_JOB}) (up) > 0)",
         "15m",
         "poolscope sees nothing of {{ $labels.job }} any more.",
         "An hour ago {{ $value }} instances reported their connections; none does now, and they "
-        "are "
-        "up.",
+        "are up.",
         JOB,
     ),
     Alert(

@@ -21,6 +21,9 @@ from recordings import RECORDINGS
 from service import service
 from thresholds import THRESHOLDS
 
+#: What a text panel's head and a line in it need, in a dashboard's units of height.
+_HEAD, _LINE = 4, 0.6
+
 _NOTE = "# Written by dashboards/generate; poolscope's runbook says what each alert means.\n"
 
 
@@ -100,11 +103,18 @@ def sections(runbook: str) -> dict[str, str]:
 
 def _runbook(parts: dict[str, str]) -> Any:
     made = board(RUNBOOK, "poolscope: runbook", "What each alert means, and what to do.")
+    numbers = {title.lower().replace(" ", "-"): at for at, title in enumerate(parts, 1)}
+
+    def elsewhere(anchor: re.Match[str]) -> str:
+        return f"](/d/{RUNBOOK}?viewPanel=panel-{numbers[anchor[1]]})"
+
     shown = []
     for title, content in parts.items():
         panel = text.Panel().title(title or "How to read this").mode(TextMode.MARKDOWN)
-        height = 4 + content.count("\n") * 9 // 10
-        shown.append(Shown(panel.content(content.strip()).span(WIDTH).height(height)))
+        # A panel knows no anchors, but has an address of its own.
+        panel = panel.content(re.sub(r"\]\(#([^)]+)\)", elsewhere, content.strip()))
+        height = _HEAD + round(content.count("\n") * _LINE)
+        shown.append(Shown(panel.span(WIDTH).height(height)))
     made.link(link("All services", f"/d/{OVERVIEW}"))
     fill(made, [Row("", shown)])
     return made

@@ -76,14 +76,12 @@ _GLANCE = Row("", [
     Shown(number(
         "Time lost a second",
         "Seconds a second that callers wait for connections to be opened. At 1 s one caller is "
-        "waiting at "
-        "any time.",
+        "waiting at any time.",
         f"sum({_of(r.CREATE_SECONDS)}) or vector(0)", unit="s",
     )),
     Shown(number(
         "Alerts that fire", "Of poolscope's own. The table of them is in Alertmanager, or in "
-        "Prometheus "
-        "under Alerts.",
+        "Prometheus under Alerts.",
         'count(ALERTS{alertname=~"Poolscope.+", alertstate="firing", job=~"$job"}) or vector(0)',
         unit="none", coloured=((None, GREEN), (1, RED)),
     )),
@@ -142,8 +140,7 @@ _CHURN = Row("Who churns?", [
     Shown(lines(
         "Why were connections opened?",
         "Red and orange: avoidable by the application. Purple and blue: the other side closed the "
-        "one "
-        "before. Green: needed.",
+        "one before. Green: needed.",
         [Query(f"sum by (poolscope_cause) ({_of(r.OPENED_RATE)})", "{{poolscope_cause}}")],
         unit="cps", stacked=True, by_name=CAUSE_COLOURS, empty="none opened",
     ), ("PoolscopeSessionPerRequest",)),

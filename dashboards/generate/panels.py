@@ -17,6 +17,8 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 WIDTH = 24
 GREEN, YELLOW, RED, BLUE, CLEAR = "green", "#EAB839", "red", "blue", "transparent"
+#: How far an axis goes at least, so that nothing at all looks like nothing at all.
+_AT_LEAST = {"percentunit": 1, "cps": 1, "none": 1, "s": 0.1}
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Board = build.Dashboard
@@ -95,6 +97,7 @@ def lines(  # noqa: PLR0913 - what a picture is made of
     )  # fmt: skip
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(look.StackingMode.NORMAL).group("A"))
+    panel = panel.axis_soft_max(max(_AT_LEAST[unit], 2 * (limit or 0)))
     if limit is not None:
         panel = panel.thresholds(steps((None, GREEN), (limit, RED))).thresholds_style(
             common.GraphThresholdsStyleConfig().mode(look.GraphThresholdsStyleMode.LINE_AND_AREA)

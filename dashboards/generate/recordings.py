@@ -44,7 +44,7 @@ HANDSHAKES_RATIO = "upstream:poolscope_handshakes_per_request:ratio_rate5m"
 LATENCY = "upstream:poolscope_request_duration_seconds:p99_rate5m"
 FIRST_GAP = "upstream:poolscope_first_request_gap_seconds:p99_rate5m"
 WAIT = "upstream:poolscope_connection_wait_time_seconds:p99_rate5m"
-PENDING = "upstream:poolscope_connection_pending_requests:min5m"
+STUCK = "upstream:poolscope_connection_stuck_requests:min5m"
 LIVED = "upstream:http_client_connection_duration_seconds:mean_rate5m"
 IDLE = "upstream:poolscope_connection_idle_time_seconds:p50_rate5m"
 OPEN_NOW = "upstream:http_client_open_connections:sum"
@@ -54,6 +54,7 @@ FAULTY = "job:poolscope_faults:sum"
 OTHERS = "job:poolscope_other_upstreams:count"
 
 _PENDING = PENDING_REQUESTS.prometheus_name
+_THROUGH = total(rate(REQUEST, suffix="_count"), (*UPSTREAM, "instance"))
 _JOB = ", ".join(JOB)
 _RAW_POOLS = POOLS_OPEN.prometheus_name
 
@@ -74,7 +75,12 @@ RECORDINGS: dict[str, str] = {
         f'{LATENCY}{{poolscope_reused="true"}}'
     ),
     WAIT: quantile(0.99, WAIT_TIME, UPSTREAM),
-    PENDING: total(f"min_over_time({_PENDING}[{WINDOW}])", UPSTREAM),
+    # At instances that get nothing through: a queue that moves is what WAIT is about.
+    STUCK: total(
+        f"(min_over_time({_PENDING}[{WINDOW}]) > 0) unless on "
+        f"({', '.join((*UPSTREAM, 'instance'))}) ({_THROUGH} > 0)",
+        UPSTREAM,
+    ),
     LIVED: mean(LIFETIME, UPSTREAM),
     IDLE: quantile(0.5, IDLE_TIME, (*UPSTREAM, "poolscope_reason")),
     OPEN_NOW: total(OPEN.prometheus_name, (*UPSTREAM, "http_connection_state")),

@@ -68,8 +68,7 @@ _GLANCE = Row("", [
         "First request slower by",
         "How much longer the first request on a connection takes than later ones, at the 99th "
         "percentile. That is what a lost connection costs a caller.",
-        f"{at(0.99, REQUEST, (), FIRST)} - "
-        f"{at(0.99, REQUEST, (), LATER)}",
+        f"{at(0.99, REQUEST, (), FIRST)} - {at(0.99, REQUEST, (), LATER)}",
         unit="s", empty="nothing to compare",
         coloured=((None, GREEN), (0.1, YELLOW), (t.FIRST_GAP.value, RED)),
     )),
@@ -77,8 +76,7 @@ _GLANCE = Row("", [
         "Thrown away or timed out",
         "Connections that a full pool threw away, and requests that gave up waiting for one, a "
         "second. Normal: none.",
-        f"(sum({rated(CLOSED, FULL)}) or vector(0)) + "
-        f"(sum({rated(TIMEOUTS)}) or vector(0))",
+        f"(sum({rated(CLOSED, FULL)}) or vector(0)) + (sum({rated(TIMEOUTS)}) or vector(0))",
         unit="cps", coloured=((None, GREEN), (0.01, RED)),
     )),
     Shown(number(
@@ -94,24 +92,22 @@ _WHY = Row("Why? Causes and reasons", [
     Shown(lines(
         "Why were connections opened?",
         "Red and orange: avoidable by the application. Purple and blue: the other side closed the "
-        "one "
-        "before. Green: needed.",
+        "one before. Green: needed.",
         [Query(summed(OPENED, ("poolscope_cause",)), "{{poolscope_cause}}")],
         unit="cps", stacked=True, by_name=CAUSE_COLOURS,
     ), ("PoolscopeSessionPerRequest", "PoolscopePoolEviction")),
     Shown(lines(
         "Why were connections closed?",
         "The first cause seen. Red and orange: the application (collected and pool_closed: a "
-        "Session was "
-        "dropped or closed). Purple and blue: the other side, or a failure. Green: nobody's fault.",
+        "Session was dropped or closed). Purple and blue: the other side, or a failure. Green: "
+        "nobody's fault.",
         [Query(summed(CLOSED, ("poolscope_reason",)), "{{poolscope_reason}}")],
         unit="cps", stacked=True, by_name=_REASON_COLOURS, empty="none closed",
     ), ("PoolscopeUnreadResponses",)),
     Shown(lines(
         "Which requests failed?",
         "connect: no usable connection. reset on a re-used connection: the other side hung up on "
-        "an idle "
-        "one. Normal: none.",
+        "an idle one. Normal: none.",
         [Query(
             summed(FAILED, ("error_type", "poolscope_reused")),
             "{{error_type}}, re-used: {{poolscope_reused}}",
@@ -121,8 +117,7 @@ _WHY = Row("Why? Causes and reasons", [
     Shown(lines(
         "How many pools are there, and how many are made?",
         "A pool belongs to one Session or PoolManager and one host. Normal: none made once the "
-        "service "
-        "runs. Many made: a Session per request.",
+        "service runs. Many made: a Session per request.",
         [
             Query(f"sum({now(POOLS_OPEN)})", "open"),
             Query(summed(POOLS_OPENED), "made a second"),
@@ -159,8 +154,7 @@ def service() -> tuple[Board, dict[str, int]]:
         SERVICE,
         "poolscope: service",
         "One service's outbound HTTP connections: are they re-used, what does it cost when they "
-        "are "
-        "not, and why are they not?",
+        "are not, and why are they not?",
     )
     values = POOLS_OPENED.prometheus_name
     job = f'{values}{{job="$job"}}'

@@ -47,8 +47,7 @@ _S1 = Row("S1 · Is keep-alive working?", [
     Shown(lines(
         "How many requests had to open a connection?",
         "Normal: near 0 %. At 100 % every request opens its own. Above the line: look at the "
-        "causes "
-        "below, then at the runbook.",
+        "causes below, then at the runbook.",
         [Query(per_request(summed(OPENED, BY)), AT)],
         unit="percentunit", limit=1 / t.REQUESTS_PER_CONNECTION.value,
     ), ("PoolscopeConnectionChurn",)),
@@ -152,16 +151,15 @@ _S5 = Row("S5 · How long do connections live?", [
     Shown(distribution(
         "How long had closed connections lived?",
         "Each column is a moment, each field how many connections had lived for so long. Normal: "
-        "few, "
-        "and high up. A dark band at the bottom is a heap of short ones.",
+        "few, and high up. A dark band at the bottom is a heap of short ones.",
         grown(LIFETIME),
     ), ("PoolscopeShortLifetimes",)),
     Shown(lines(
         "How many requests does a connection serve before it closes?",
         "The mean. Normal: dozens and more.",
         [Query(
-            f"{summed(REQUESTS, BY, suffix='_sum')} / "
-            f"({summed(REQUESTS, BY, suffix='_count')} > 0)",
+            f"{summed(REQUESTS, BY, suffix='_sum')} / ({summed(REQUESTS, BY, suffix='_count')} > "
+            f"0)",
             AT,
         )],
         unit="none", empty="none closed",
@@ -169,8 +167,7 @@ _S5 = Row("S5 · How long do connections live?", [
     Shown(lines(
         "How long had connections been idle when the other side dropped them?",
         "The median: the other side's, or a firewall's, idle time-out seen from above. Time-outs "
-        "on your "
-        "side must end before it.",
+        "on your side must end before it.",
         [Query(at(0.5, IDLE_TIME, ("poolscope_reason", *BY)), f"{{{{poolscope_reason}}}} {AT}")],
         unit="s", empty="none dropped",
     ), ("PoolscopeIdleTimeoutRace",)),
