@@ -93,9 +93,9 @@ def live(habit, url):
 def attach(options):
     """Attach poolscope in the way that the arguments ask for, if they do."""
     if options.native is not None:
-        poolscope.instrument()
+        poolscope.instrument(call_sites=True)
     elif options.otel is not None:
-        poolscope.instrument(MeterProvider([PrometheusMetricReader()]))
+        poolscope.instrument(MeterProvider([PrometheusMetricReader()]), call_sites=True)
     else:
         return
     prometheus_client.start_http_server(options.native or options.otel, "127.0.0.1")

@@ -36,8 +36,9 @@ ARROWS = {
     "advice": VOCABULARY | {"summary"},
     "table": VOCABULARY | {"summary", "advice"},
     "scrape": VOCABULARY | {"readings"},
+    "callsites": VOCABULARY | {"records"},
     "origins": {"events", "records", "shield"},
-    "scope": {"events", "observers", "origins", "records", "shield"},
+    "scope": {"callsites", "events", "observers", "origins", "records", "shield"},
     "patching": {"shield"},
     "patcher": {"patching", "shield"},
     "endings": {"patching"},
@@ -53,7 +54,8 @@ ARROWS = {
     },
     "relay": {"events", "observers", "__init__"},
     "collector": {"events", "observers", "origins"},
-    "clients": VOCABULARY | {"patching", "pulse", "records", "scope", "spans", "suppression"},
+    "clients": VOCABULARY
+    | {"callsites", "patching", "pulse", "records", "scope", "spans", "suppression"},
     "backends": VOCABULARY | {"metrics", "observers", "readings", "__version__"},
     "instrumentor": {"__init__"},
     "__init__": {"backends", "config", "observers", "process", "readings", "summary"},
@@ -143,6 +145,7 @@ def test_the_public_surface_is_three_verbs():
 # The contract's table: name, kind, unit, further attributes, Prometheus name.
 CONTRACT = """
 poolscope.connections.opened | counter {connection} | poolscope.cause | poolscope_connections_opened_total
+poolscope.connections.by_callsite | counter {connection} | code.file.path code.function.name code.line.number poolscope.cause | poolscope_connections_by_callsite_total
 poolscope.connections.closed | counter {connection} | poolscope.reason | poolscope_connections_closed_total
 poolscope.connection.create_time | histogram s | error.type | poolscope_connection_create_time_seconds
 poolscope.tls.handshake.duration | histogram s | tls.protocol.version tls.resumed error.type | poolscope_tls_handshake_duration_seconds

@@ -265,7 +265,7 @@ def test_json_has_the_summary_and_the_findings():
     sick, well = document["origins"]
     assert [finding.pop("id") for finding in sick["findings"]] == ["session-per-call"]
     assert list(sick["findings"][0]) == [
-        "severity", "whose", "problem", "cause", "change", "seconds",
+        "severity", "whose", "problem", "cause", "change", "seconds", "where",
     ]  # fmt: skip
     assert sick["findings"][0]["seconds"] == pytest.approx(1199 * 0.03)
     assert well["findings"] == []

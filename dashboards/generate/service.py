@@ -8,6 +8,7 @@ from panels import GREEN, RED, YELLOW, Board, Query, board, lines, link, number,
 from poolscope.catalog import (
     AGE_SUM,
     AVOIDABLE_CAUSES,
+    BY_CALLSITE,
     CLOSED,
     FAILED,
     FAULTS,
@@ -20,6 +21,7 @@ from poolscope.catalog import (
     POOLS_OPENED,
     REQUEST,
     TIMEOUTS,
+    prometheus_label,
 )
 from queries import ALL_REQUESTS, FIRST, FULL, GOOD, LATER, at, now, rated, summed
 from signals import SIGNALS
@@ -34,6 +36,8 @@ def _shades(*groups: tuple[tuple[str, ...], tuple[str, ...]]) -> dict[str, str]:
         name: shade for names, shades in groups for name, shade in zip(names, shades, strict=False)
     }
 
+
+_SITE = tuple(map(prometheus_label, BY_CALLSITE.attributes))
 
 #: By whose move it is; the same on every dashboard.
 CAUSE_COLOURS = _shades(
@@ -95,7 +99,7 @@ _WHY = Row("Why? Causes and reasons", [
         "one before. Green: needed.",
         [Query(summed(OPENED, ("poolscope_cause",)), "{{poolscope_cause}}")],
         unit="cps", stacked=True, by_name=CAUSE_COLOURS,
-    ), ("PoolscopeSessionPerRequest", "PoolscopePoolEviction")),
+    ), ("PoolscopePoolEviction",)),
     Shown(lines(
         "Why were connections closed?",
         "The first cause seen. Red and orange: the application (collected and pool_closed: a "
@@ -103,7 +107,18 @@ _WHY = Row("Why? Causes and reasons", [
         "nobody's fault.",
         [Query(summed(CLOSED, ("poolscope_reason",)), "{{poolscope_reason}}")],
         unit="cps", stacked=True, by_name=_REASON_COLOURS, empty="none closed",
-    ), ("PoolscopeUnreadResponses",)),
+    )),
+    Shown(lines(
+        "Which lines of code asked for connections without need?",
+        "The ten busiest, of connections that the application need not have opened. Looked for "
+        "under `poolscope run`, and with call_sites=True.",
+        [Query(
+            f"topk(10, {summed(BY_CALLSITE, _SITE)})",
+            "{{code_file_path}}:{{code_line_number}} in {{code_function_name}}: "
+            "{{poolscope_cause}}",
+        )],
+        unit="cps", empty="none, or not looked for", span=24,
+    ), ("PoolscopeSessionPerRequest", "PoolscopeUnreadResponses")),
     Shown(lines(
         "Which requests failed?",
         "connect: no usable connection. reset on a re-used connection: the other side hung up on "

@@ -26,6 +26,7 @@ def instrument(
     *,
     max_origins: int | None = None,
     span_attributes: bool | None = None,
+    call_sites: bool | None = None,
 ) -> None:
     """Attach to the HTTP clients of this process, those imported later included.
 
@@ -34,8 +35,10 @@ def instrument(
     several of them; ``()`` means nobody, for :func:`snapshot` alone. ``max_origins`` bounds how
     many origins are told apart (100; ``POOLSCOPE_MAX_ORIGINS``). ``span_attributes`` lets
     OpenTelemetry spans know of the connections that were used under them (no;
-    ``POOLSCOPE_SPAN_ATTRIBUTES``; see :mod:`poolscope.clients.urllib3_spans`). Both hold for the
-    process from the first call on.
+    ``POOLSCOPE_SPAN_ATTRIBUTES``; see :mod:`poolscope.clients.urllib3_spans`). ``call_sites`` looks
+    which line of code asks for a connection that need not be opened (no;
+    ``POOLSCOPE_CALL_SITES``; :mod:`poolscope.callsites`). All three hold for the process from the
+    first call on.
 
     Calling it again changes nothing, except that observers that are new are told as well. With
     ``POOLSCOPE_DISABLED=1`` in the environment it does nothing at all.
@@ -50,12 +53,13 @@ def instrument(
         return
     maximum = config.max_origins(max_origins)
     spans = config.span_attributes(span_attributes)
+    sites = config.call_sites(call_sites)
     from poolscope.process import Process  # noqa: PLC0415 - needs wrapt
 
     with _lock:
         heard = _resolve(observers)
         if _process is None:
-            _process = Process(maximum, span_attributes=spans)
+            _process = Process(maximum, span_attributes=spans, call_sites=sites)
         _process.attach(heard)
 
 

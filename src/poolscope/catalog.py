@@ -80,6 +80,13 @@ OPENED = Metric(
     "Connections opened, by why one was needed.",
     ("poolscope.cause",),
 )
+BY_CALLSITE = Metric(
+    "poolscope.connections.by_callsite",
+    "counter",
+    "{connection}",
+    "Connections that the application need not have opened, by the line of code that asked.",
+    ("code.file.path", "code.function.name", "code.line.number", "poolscope.cause"),
+)
 CLOSED = Metric(
     "poolscope.connections.closed",
     "counter",
@@ -213,9 +220,9 @@ FAULTS = Metric(
 )
 
 CATALOG = (
-    OPENED, CLOSED, CREATE_TIME, HANDSHAKE, REQUEST, FAILED, WAIT_TIME, TIMEOUTS, PENDING, MAX,
-    BUSY_TIME, REQUESTS, IDLE_TIME, AGE_SUM, OLDEST_AGE, OPEN, LIFETIME, POOLS_OPENED,
-    POOLS_OPEN, FAULTS,
+    OPENED, BY_CALLSITE, CLOSED, CREATE_TIME, HANDSHAKE, REQUEST, FAILED, WAIT_TIME, TIMEOUTS,
+    PENDING, MAX, BUSY_TIME, REQUESTS, IDLE_TIME, AGE_SUM, OLDEST_AGE, OPEN, LIFETIME,
+    POOLS_OPENED, POOLS_OPEN, FAULTS,
 )  # fmt: skip
 
 #: What is open now, read at each drain.

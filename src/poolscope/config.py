@@ -28,11 +28,15 @@ def span_attributes(value: object = None, environ: Mapping[str, str] = os.enviro
 
     Raises :exc:`ConfigError` for a value that is neither yes nor no.
     """
-    if value is None:
-        return _is_yes("POOLSCOPE_SPAN_ATTRIBUTES", environ)
-    if not isinstance(value, bool):
-        raise ConfigError(f"span_attributes must be True or False, not {value!r}.")
-    return value
+    return _switch("span_attributes", value, environ)
+
+
+def call_sites(value: object = None, environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether lines of code are looked for: ``value``, ``POOLSCOPE_CALL_SITES``, or no.
+
+    Raises :exc:`ConfigError` for a value that is neither yes nor no.
+    """
+    return _switch("call_sites", value, environ)
 
 
 def max_origins(value: object = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -51,6 +55,14 @@ def max_origins(value: object = None, environ: Mapping[str, str] = os.environ) -
     if number < 1:
         raise ConfigError(f"{name} must be a whole number from 1 on, not {value!r}.")
     return number
+
+
+def _switch(name: str, value: object, environ: Mapping[str, str]) -> bool:
+    if value is None:
+        return _is_yes(f"POOLSCOPE_{name.upper()}", environ)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, not {value!r}.")
+    return value
 
 
 def _is_yes(name: str, environ: Mapping[str, str]) -> bool:

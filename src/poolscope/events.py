@@ -51,6 +51,16 @@ class Opened(NamedTuple):
     cause: str
 
 
+class AskedFor(NamedTuple):
+    """A connection that need not have been opened, and the line of code that asked for it."""
+
+    origin: Origin
+    path: str
+    function: str
+    line: str
+    cause: str
+
+
 class Created(NamedTuple):
     """A connection became usable, or failed to (``error``), after this many seconds."""
 
@@ -143,7 +153,7 @@ class Faulted(NamedTuple):
 
 #: What happens at an origin.
 Event = (
-    OriginSeen | PoolOpened | Opened | Created | Handshake | Answered | Failed | Waited
+    OriginSeen | PoolOpened | Opened | AskedFor | Created | Handshake | Answered | Failed | Waited
     | WaitTimedOut | FoundDropped | Busy | Closed | Levels
 )  # fmt: skip
 AnyEvent = Event | Faulted

@@ -49,6 +49,10 @@ class MetricObserver(Observer, ABC):
         """Count by cause."""
         self.add(catalog.OPENED, (*event.origin, event.cause), 1)
 
+    def asked_for(self, event: ev.AskedFor) -> None:
+        """Count by line of code."""
+        self.add(catalog.BY_CALLSITE, tuple(event.origin) + event[1:], 1)
+
     def created(self, event: ev.Created) -> None:
         """Record the time to a usable connection."""
         self.record(catalog.CREATE_TIME, (*event.origin, event.error), event.seconds)

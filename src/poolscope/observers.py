@@ -35,6 +35,9 @@ class Observer:
     def opened(self, event: ev.Opened) -> None:
         """Called when a connection was opened, with the cause."""
 
+    def asked_for(self, event: ev.AskedFor) -> None:
+        """Called with the line of code that asked for a connection without need."""
+
     def created(self, event: ev.Created) -> None:
         """Called when a connection became usable, or failed to."""
 
@@ -73,6 +76,7 @@ _METHODS = {
     ev.OriginSeen: "origin_seen",
     ev.PoolOpened: "pool_opened",
     ev.Opened: "opened",
+    ev.AskedFor: "asked_for",
     ev.Created: "created",
     ev.Handshake: "handshake",
     ev.Answered: "answered",

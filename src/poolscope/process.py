@@ -31,7 +31,10 @@ class Process:
     Its history outlives ``uninstrument()``: counts go on where they stopped.
     """
 
-    def __init__(self, max_origins: int, *, span_attributes: bool = False) -> None:
+    def __init__(
+        self, max_origins: int, *, span_attributes: bool = False, call_sites: bool = False
+    ) -> None:
+        self._call_sites = call_sites
         self._span_attributes = span_attributes
         self.scope = Scope(max_origins)
         self.readings = Readings()
@@ -76,8 +79,9 @@ class Process:
             kind = client.Client
             if self._span_attributes:
                 kind = importlib.import_module(row.spans).TracedClient
-            hooks = kind(self.scope, self.pulse).hooks
-            self.patchers[row.package] = Patcher(hooks, self.scope.faults, client.refuse)
+            made = kind(self.scope, self.pulse)
+            made.finds_call_sites = self._call_sites
+            self.patchers[row.package] = Patcher(made.hooks, self.scope.faults, client.refuse)
         # What closed while nobody watched is counted now; why, nobody can tell any more.
         self.scope.settle(
             lambda connection: "" if client.still_open(connection) else "explicit",

@@ -119,6 +119,10 @@ class Readings(MetricObserver):
             found[values[-1]] = found.get(values[-1], 0.0) + number
         return found
 
+    def further(self, metric: Metric, origin: Origin) -> Iterator[tuple[tuple[str, ...], float]]:
+        """Yield an origin's values by the attributes that come after the common ones."""
+        return ((values[4:], number) for values, number in self._of(metric, origin))
+
     def total(self, metric: Metric, origin: Origin) -> float:
         """Return an origin's sum over the further attributes."""
         return sum(number for _, number in self._of(metric, origin))

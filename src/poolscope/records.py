@@ -171,7 +171,8 @@ class Connection:
 
     __slots__ = (
         "adopted", "answered", "busy_seconds", "busy_since", "carrier", "closed_at", "ends_with",
-        "idle_since", "missed", "opened_at", "reason", "socket", "busy_told", "cause", "known",
+        "idle_since", "missed", "opened_at", "reason", "site", "socket",
+        "busy_told", "cause", "known",
     )  # fmt: skip
 
     def __init__(self, carrier: Carrier, opened_at: float, *, adopted: bool = False) -> None:
@@ -193,6 +194,8 @@ class Connection:
         self.missed = False
         #: Keeps watch over the response that outlives it (``Connection: close``).
         self.ends_with: Ref | None = None
+        #: Which line of the application asked for it, if that is looked for; the drain takes it.
+        self.site: Any = None  # a Site, but records know nobody
         #: The socket, weakly, to tell after a pause whether it is still the same.
         self.socket: weakref.ref[Any] | None = None
         # ---- the drain's

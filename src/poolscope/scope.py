@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from poolscope import events as ev
+from poolscope.callsites import CallSites
 from poolscope.observers import Observer
 from poolscope.origins import Origins, OriginState
 from poolscope.records import Carrier, Connection, Ledger, Pool
@@ -39,6 +40,7 @@ class Scope:
         self.ledger = Ledger()
         self.faults.clear()
         self._origins = Origins(self.max_origins)
+        self._sites = CallSites()
         # Re-entrant, because a finalizer that runs inside a drain may ask for one.
         self._lock = threading.RLock()
         self._draining = False
@@ -192,7 +194,7 @@ class Scope:
             self._on_fault(*self.faults.popleft())
 
     def _add_up(self, state: OriginState, now: float) -> None:
-        self._events.extend(state.told(now))
+        self._events += state.told(now)
 
     def _read_log(self) -> None:
         log = self.ledger.log
@@ -246,7 +248,8 @@ class Scope:
         pool = connection.carrier.pool
         state = self._state(pool)
         connection.cause = state.cause(pool)
-        self._events.append(ev.Opened(state.origin, connection.cause))
+        asked_for = self._sites.asked_for(connection, state.origin)
+        self._events += (ev.Opened(state.origin, connection.cause), *asked_for)
         state.add(connection)
         connection.carrier.touch()  # a drain before it was open has forgotten that it is busy
 
@@ -306,24 +309,20 @@ class Scope:
     def _fold_carrier(self, carrier: Carrier, now: float) -> None:
         # Cleared before reading: what is written from here on asks for another look.
         carrier.dirty = False
-        self._add_tallies(carrier)
+        state = self._state(carrier.pool)
+        if carrier.reused is not None:
+            carrier.reused.pass_on(state.reused)
+        if carrier.waits is not None:
+            carrier.waits.pass_on(state.waits)
         connection = carrier.connection
         if connection is None or connection.closed_at:
             return
         if not connection.known:
             carrier.touch()  # its opening is in the log, behind the part that was read
             return
-        state = self._state(carrier.pool)
         state.busy += connection.pass_on_busy(now)
         if connection.busy_since:
             state.active[connection] = None
             carrier.touch()  # time goes on while it is checked out
         else:
             state.active.pop(connection, None)
-
-    def _add_tallies(self, carrier: Carrier) -> None:
-        state = self._state(carrier.pool)
-        if carrier.reused is not None:
-            carrier.reused.pass_on(state.reused)
-        if carrier.waits is not None:
-            carrier.waits.pass_on(state.waits)

@@ -56,6 +56,7 @@ def summarize_origin(readings: Readings, origin: Origin) -> dict[str, Any]:
             "opened_by_cause": {
                 key: _whole(n) for key, n in readings.by(catalog.OPENED, origin).items()
             },
+            "call_sites": _call_sites(readings, origin),
             "create_failed": _create_failed(readings, origin),
             "closed": sum(closed.values()),
             "closed_by_reason": closed,
@@ -101,6 +102,15 @@ def summarize_origin(readings: Readings, origin: Origin) -> dict[str, Any]:
             },
         },
     }
+
+
+def _call_sites(readings: Readings, origin: Origin) -> list[dict[str, Any]]:
+    """Return the lines of code that asked for connections without need, the busiest first."""
+    rows = [
+        {"path": path, "function": function, "line": int(line), "cause": cause, "count": _whole(n)}
+        for (path, function, line, cause), n in readings.further(catalog.BY_CALLSITE, origin)
+    ]
+    return sorted(rows, key=lambda row: (-row["count"], row["path"], row["line"]))
 
 
 def _create_failed(readings: Readings, origin: Origin) -> dict[str, int]:

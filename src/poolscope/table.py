@@ -166,6 +166,8 @@ def _sentences(
         yield from paint.severity(finding.severity, problem)
         indent = " " * (len(mark) + 2)
         yield from _wrapped(f"Whose move: {finding.whose}. {finding.cause}", width, indent)
+        if finding.where:
+            yield from _wrapped(f"Where: {finding.where}.", width, indent)
         change = finding.change
         if change in said:
             change = f"as for {said[change]} above."

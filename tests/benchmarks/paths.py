@@ -76,7 +76,10 @@ class Way:
 
 def ways() -> list[Way]:
     """Return the ways that are installed here."""
-    found = [_poolscope("Prometheus", CollectorRegistry())]
+    found = [
+        _poolscope("Prometheus", CollectorRegistry()),
+        _poolscope("Prometheus and call_sites", CollectorRegistry(), call_sites=True),
+    ]
     if importlib.util.find_spec("opentelemetry.sdk") is not None:
         from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415 - an extra
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader  # noqa: PLC0415 - as above
@@ -89,12 +92,12 @@ def ways() -> list[Way]:
     return found
 
 
-def _poolscope(name: str, target: Any, *, span_attributes: bool = False) -> Way:
+def _poolscope(name: str, target: Any, **settings: bool) -> Way:
     kept = None  # each way has a process of its own, as the setting holds for good
 
     def attach() -> None:
         poolscope._process = kept
-        poolscope.instrument(target, span_attributes=span_attributes)
+        poolscope.instrument(target, **settings)
 
     def detach() -> None:
         nonlocal kept

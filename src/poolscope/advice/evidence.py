@@ -18,6 +18,8 @@ ENOUGH_REQUESTS = 10
 TIMES = 3
 COSTLY_SHARE = 0.05
 FAILING_SHARE = 0.01  # a failed request hurts more than one that had to connect
+#: Lines of code that are named in one finding.
+_SITES = 3
 #: Seconds; who was idle for less than the lowest bound was hardly idle.
 HARDLY_IDLE = catalog.IDLE_BOUNDS[0]
 
@@ -39,6 +41,8 @@ class Finding:
     cause: str
     change: str
     seconds: float = 0.0
+    #: The lines of code that asked for these connections, if they were looked for.
+    where: str = ""
 
 
 class Evidence:
@@ -50,6 +54,7 @@ class Evidence:
         self.failed: dict[str, int] = requests["failed"]
         self.opened: dict[str, int] = connections["opened_by_cause"]
         self.opened_total: int = connections["opened"]
+        self.call_sites: list[dict[str, Any]] = connections["call_sites"]
         self.closed: dict[str, int] = connections["closed_by_reason"]
         self.connect_errors: dict[str, int] = connections["create_failed"]
         self.pool: dict[str, Any] = origin["pool"]
@@ -84,6 +89,17 @@ class Evidence:
         total = words.duration(number * self.create_mean)
         tls = ", TLS included," if self.handshakes else ""
         return f" Opening one{tls} takes {each} on average; for these that is {total} in all."
+
+    def where(self, *causes: str) -> str:
+        """Say which lines of code asked for connections by these causes, the busiest first."""
+        lines: dict[str, int] = {}
+        for site in self.call_sites:
+            if site["cause"] in causes:
+                name = words.call_site(site)
+                lines[name] = lines.get(name, 0) + site["count"]
+        shown = [f"{name}, {words.times(count)}" for name, count in lines.items()][:_SITES]
+        more = len(lines) - len(shown)
+        return "; ".join(shown) + (f"; and {words.counted(more, 'more line')}" if more else "")
 
     def idle_resets(self) -> int:
         """Return how many requests were cut off on a connection that had been idle."""

@@ -36,6 +36,7 @@ def session_per_call(seen: Evidence) -> Finding | None:
         "level, or one for each long-lived thread) and call `session.get(...)`. With urllib3 "
         "keep one `PoolManager()`.",
         seen.cost("new_pool"),
+        seen.where("new_pool"),
     )
 
 
@@ -62,6 +63,7 @@ def pool_too_small(seen: Evidence) -> Finding | None:
         f'`session.mount("{seen.scheme}://", HTTPAdapter(pool_maxsize={number_of}))`; with urllib3 '
         f"`PoolManager(maxsize={number_of})`.",
         seen.cost("replaced_pool_full"),
+        seen.where("replaced_pool_full"),
     )
 
 
@@ -178,6 +180,7 @@ def unread_responses(seen: Evidence) -> Finding | None:
         "`response.content` in requests, `response.drain_conn()` in urllib3. Where only the "
         "headers are wanted, send HEAD. Where stopping early is meant, this is its price.",
         seen.cost(*causes),
+        seen.where(*causes),
     )
 
 
@@ -197,4 +200,5 @@ def pool_evictions(seen: Evidence) -> Finding | None:
         f'Let it keep as many hosts as it calls: `session.mount("{seen.scheme}://", '
         "HTTPAdapter(pool_connections=N))`; with urllib3 `PoolManager(num_pools=N)`.",
         seen.cost("replaced_evicted"),
+        seen.where("replaced_evicted"),
     )

@@ -25,6 +25,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def times(number: int) -> str:
+    """Spell how often: ``once``, ``12 times``."""
+    return "once" if number == 1 else f"{number:,} times"
+
+
+def call_site(site: dict[str, Any]) -> str:
+    """Spell a line of code: ``app/views.py:12 in price``."""
+    if site["path"] == _OTHER:
+        return "lines beyond the bound"
+    return f"{clean(site['path'])}:{site['line']} in {clean(site['function'])}"
+
+
 def ratio(value: float | None) -> str:
     """Spell a mean number of things: ``1.3``, ``120``."""
     if value is None:

@@ -34,6 +34,7 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.30.0"
 # What the conventions want as something else than text.
 _TYPED: Mapping[str, Callable[[str], Any]] = {
     "server.port": int,
+    "code.line.number": int,
     "poolscope.reused": "true".__eq__,
     "tls.resumed": "true".__eq__,
 }

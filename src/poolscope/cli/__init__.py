@@ -63,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
         help="let the command's OpenTelemetry spans know of their connections",
     )
     run.add_argument(
+        "--call-sites",
+        action=argparse.BooleanOptionalAction,
+        help="look which line of code asks for connections without need (the default)",
+    )
+    run.add_argument(
         "--report",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -115,6 +120,9 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     environ = dict(os.environ)
     if options.span_attributes:
         environ["POOLSCOPE_SPAN_ATTRIBUTES"] = "1"
+    if options.call_sites is not None:
+        environ["POOLSCOPE_CALL_SITES"] = "1" if options.call_sites else "0"
+    environ.setdefault("POOLSCOPE_CALL_SITES", "1")
     # prometheus_client looks at these when it is imported: the command's multiprocess
     # directory is the command's, and not ours to write to.
     for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):

@@ -27,12 +27,14 @@ def run() -> int:
     disabled = config.disabled()
     max_origins = config.MAX_ORIGINS if disabled else config.max_origins()
     spans = not disabled and config.span_attributes()
+    sites = not disabled and config.call_sites()
     print(f"poolscope {poolscope.__version__}, Python {platform.python_version()}")
     if disabled:
         print("disabled: POOLSCOPE_DISABLED is set")
         return 1
     print(f"max_origins: {max_origins}")
     print(f"span_attributes: {'yes' if spans else 'no'}")
+    print(f"call_sites: {'yes' if sites else 'no'}")
     print(f"wrapt {_version('wrapt')}: {_wrapt()}")
     for backend in BACKENDS:
         state = _version(backend.vendor) if backend.installed else "not installed"

@@ -82,6 +82,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str], options: Options) -> in
     maximum = config.MAX_ORIGINS if disabled else config.max_origins(options.max_origins, environ)
     if not disabled:
         config.span_attributes(None, environ)
+        config.call_sites(None, environ)
     program = shutil.which(argv[0])
     if program is None and not Path(argv[0]).is_file():
         _say(f"there is no command {argv[0]!r}.")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from typing import Any
 from urllib.parse import unquote
 
+from poolscope.callsites import asking
 from poolscope.events import Origin
 from poolscope.pulse import Pulse
 from poolscope.records import KEY, Carrier, Connection, Pool, Ref
@@ -20,6 +22,9 @@ _PORTS = {"http": "80", "https": "443"}
 
 class Records:
     """The records of one process's urllib3 pools and connections."""
+
+    #: Whether to look which line of code asks for a connection.
+    finds_call_sites = False
 
     def __init__(self, scope: Scope, pulse: Pulse) -> None:
         self.scope = scope
@@ -84,6 +89,9 @@ class Records:
             before.end(now, "explicit")  # its socket was replaced without a close
         connection = carrier.connection = Connection(carrier, now)
         carrier.ledger.log.append(("opened", connection))
+        if self.finds_call_sites:
+            # After the row: a fault in there costs a line of code, and not a count.
+            connection.site = asking(sys._getframe(1))  # noqa: SLF001 - there is no other way
         self.pulse.wake()
         return connection
 

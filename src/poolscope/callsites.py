@@ -1,0 +1,152 @@
+"""Which line of the application asked for a connection: read off the call stack.
+
+Looking happens on the host's stack, so it takes no lock and calls no foreign code; spelling
+happens in the drain.
+"""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from collections.abc import Iterator
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, NamedTuple
+
+from poolscope.catalog import AVOIDABLE_CAUSES
+from poolscope.events import AskedFor, Origin
+
+if TYPE_CHECKING:
+    from poolscope.records import Connection
+
+#: How many call sites a process tells apart; further ones share one name.
+MAX_SITES = 50
+_DEPTH = 200
+_MAX_FILES = 10_000
+
+#: Packages through which requests pass on their way, installed or not.
+_HTTP = frozenset((
+    "urllib3", "requests", "requests_toolbelt", "requests_unixsocket", "requests_oauthlib",
+    "cachecontrol", "botocore", "boto3", "s3transfer", "aiobotocore", "docker", "kubernetes",
+    "elasticsearch", "elastic_transport", "opensearchpy", "opentelemetry", "ddtrace", "sentry_sdk",
+    "newrelic", "wrapt", "vcr", "responses", "tenacity", "backoff", "urllib3_future", "pip",
+))  # fmt: skip
+#: Packages that run applications: never the ones that ask.
+_RUNNERS = frozenset((
+    "gunicorn", "uvicorn", "hypercorn", "waitress", "cheroot", "werkzeug", "flask", "django",
+    "rest_framework", "starlette", "fastapi", "anyio", "asgiref", "a2wsgi", "tornado", "aiohttp",
+    "gevent", "greenlet", "eventlet", "celery", "billiard", "kombu", "vine", "rq", "dramatiq",
+    "huey", "apscheduler", "pytest", "_pytest", "pluggy", "click", "typer", "coverage",
+    "uwsgidecorators",
+))  # fmt: skip
+
+_SKIPPED, _CLIENT, _RUNNER, _PACKAGE, _APPLICATION = range(5)
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120 - a prefix
+_PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_STDLIB = tuple(
+    {sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")}
+    | {os.path.dirname(os.path.abspath(os.__file__)) + os.sep}  # noqa: PTH100, PTH120 - as above
+)
+
+#: What kind of code each file has; asked for every frame, so it is worked out once.
+_kinds: dict[str, int] = {}
+
+
+class Site(NamedTuple):
+    """A line of code that is not spelled out yet."""
+
+    code: CodeType
+    line: int
+
+
+class CallSite(NamedTuple):
+    """A line of code: the file (below the working directory or a package), function, number."""
+
+    path: str
+    function: str
+    line: str
+
+
+#: What sites beyond the bound are called.
+OTHER = CallSite("_other", "_other", "0")
+
+
+def asking(frame: FrameType | None) -> Site | None:
+    """Return the innermost line of the application around a frame.
+
+    Where there is none, because everything is installed: the outermost line of a package that
+    neither runs applications nor makes requests for others; in a bare pool of workers the first
+    call of a package, as that is the task.
+    """
+    package = client = None
+    for _ in range(_DEPTH):
+        if frame is None:
+            break
+        code = frame.f_code
+        kind = _kinds.get(code.co_filename)
+        if kind is None:
+            kind = _remember(frame)
+        if kind == _APPLICATION:
+            return Site(code, frame.f_lineno)
+        if kind == _PACKAGE:
+            package = frame
+        elif kind == _CLIENT:
+            client = frame
+        frame = frame.f_back
+    found = package or client
+    return None if found is None else Site(found.f_code, found.f_lineno)
+
+
+def _remember(frame: FrameType) -> int:
+    if len(_kinds) >= _MAX_FILES:  # files that are made up at run time
+        _kinds.clear()
+    path = frame.f_code.co_filename
+    kind = _kinds[path] = _kind(path, str(frame.f_globals.get("__name__", "")))
+    return kind
+
+
+def _kind(path: str, module: str) -> int:
+    if path.startswith((_OURS, "<frozen ", "<hook of ")):
+        return _SKIPPED
+    root = module.partition(".")[0]
+    if root in _HTTP:
+        return _CLIENT
+    if root in _RUNNERS:
+        return _RUNNER
+    if any(part in path for part in _PACKAGES):
+        return _PACKAGE
+    return _SKIPPED if path.startswith(_STDLIB) else _APPLICATION
+
+
+class CallSites:
+    """The sites that a process tells apart; for the drain alone."""
+
+    def __init__(self) -> None:
+        self._known: set[CallSite] = set()
+
+    def asked_for(self, connection: Connection, origin: Origin) -> Iterator[AskedFor]:
+        """Yield what is to be told of a connection whose cause is known; its site is done with."""
+        site, connection.site = connection.site, None
+        if site is not None and connection.cause in AVOIDABLE_CAUSES:
+            yield AskedFor(origin, *self.spelled(site), connection.cause)
+
+    def spelled(self, site: Site) -> CallSite:
+        """Spell a site out, or return what stands for all beyond the bound."""
+        code = site.code
+        function = getattr(code, "co_qualname", code.co_name)  # new in Python 3.11
+        spelled = CallSite(_short(code.co_filename), function, str(site.line))
+        if spelled not in self._known:
+            if len(self._known) >= MAX_SITES:
+                return OTHER
+            self._known.add(spelled)
+        return spelled
+
+
+def _short(path: str) -> str:
+    for part in _PACKAGES:
+        if part in path:
+            return path.rpartition(part)[2]
+    try:
+        here = os.getcwd() + os.sep  # noqa: PTH109 - a prefix
+    except OSError:  # it was removed
+        return path
+    return path.removeprefix(here)
