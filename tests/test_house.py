@@ -58,6 +58,7 @@ ARROWS = {
     | {"callsites", "patching", "pulse", "records", "scope", "spans", "suppression"},
     "backends": VOCABULARY | {"metrics", "observers", "readings", "__version__"},
     "instrumentor": {"__init__"},
+    "pytest_plugin": {"__init__", "advice", "table"},
     "__init__": {"backends", "config", "observers", "process", "readings", "summary"},
 }
 # Outermost, they may use everything.
@@ -66,6 +67,7 @@ FREE = {"cli", "__main__", "bootstrap"}
 VENDORS = {
     "wrapt": {"patching", "cli"},
     "prometheus_client": {"backends", "scrape", "cli"},
+    "pytest": {"pytest_plugin"},
     "urllib3": {"clients"},
     "opentelemetry": {"backends", "instrumentor", "spans", "cli"},
 }
