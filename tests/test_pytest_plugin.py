@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import textwrap
-from importlib.metadata import entry_points
 
 import pytest
 
 from peers import keep_alive
 
 PLUGIN = "poolscope.pytest_plugin"
+#: Other plugins that are installed here only take their time; ours is named.
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 @pytest.fixture
@@ -33,18 +34,13 @@ def suite(server, tmp_path):
         """
         file = tmp_path / "test_it.py"
         file.write_text(textwrap.dedent(head) + textwrap.dedent(text))
-        loading = [] if is_installed() else ["-p", PLUGIN]
         return subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "--strict-markers",
-             "-p", "no:cacheprovider", "--rootdir", tmp_path, *loading, *options, file],
-            cwd=tmp_path, env=os.environ | environ, capture_output=True, text=True, check=False,
+             "-p", "no:cacheprovider", "--rootdir", tmp_path, "-p", PLUGIN, *options, file],
+            cwd=tmp_path, env=os.environ | ALONE | environ, capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     return run
-
-
-def is_installed():
-    return any(point.value == PLUGIN for point in entry_points(group="pytest11"))
 
 
 BARE = """
