@@ -37,7 +37,8 @@ def suite(server, tmp_path):
         return subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "--strict-markers",
              "-p", "no:cacheprovider", "--rootdir", tmp_path, "-p", PLUGIN, *options, file],
-            cwd=tmp_path, env=os.environ | ALONE | environ, capture_output=True, text=True, check=False,
+            cwd=tmp_path, env=os.environ | ALONE | environ,
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     return run
