@@ -108,6 +108,10 @@ class Seen:
         return {"active": by.get("active", 0), "idle": by.get("idle", 0)}
 
     @property
+    def stale(self):
+        return int(self.total("poolscope_connections_stale"))
+
+    @property
     def served(self):
         """How many connections closed, and how many requests these had served together."""
         name = "poolscope_connection_requests"

@@ -38,6 +38,7 @@ HISTOGRAMS = (
 )
 LEVELS = {
     "pending": "poolscope_connection_pending_requests",
+    "stale": "poolscope_connections_stale",
     "max": "poolscope_connection_max",
     "pools": "poolscope_pools_open",
     "age_sum": "poolscope_connection_age_sum_seconds",

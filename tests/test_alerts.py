@@ -193,8 +193,8 @@ def test_a_cold_start_is_not_enough(tmp_path, alert):
     assert firing(tmp_path, written(minutes), *range(25)) == set()
 
 
-#: A failure is a failure, however few requests there are.
-ALWAYS_JUDGED = {"PoolscopePoolWaitTimeouts"}
+#: Who waits for a connection waits, however few requests there are.
+ALWAYS_JUDGED = {"PoolscopePoolWait", "PoolscopePoolWaitTimeouts"}
 
 
 @pytest.mark.parametrize("alert", sorted(set(WRONG) - ALWAYS_JUDGED))
@@ -221,7 +221,9 @@ def test_a_pool_that_is_never_free_fires_without_traffic(tmp_path):
 
 
 def test_a_queue_that_moves_is_not_an_exhausted_pool(tmp_path):
-    waiting = HEALTHY | Minute({}, {series(catalog.PENDING): 3})
+    """Whether or not the requests that get through are answered."""
+    waits = samples(catalog.WAIT_TIME, 0.01, 5)
+    waiting = Minute(waits, HEALTHY.levels | {series(catalog.PENDING): 3})
     assert firing(tmp_path, written(always(waiting)), *range(LAST)) == set()
 
 
@@ -240,6 +242,31 @@ def test_a_queue_that_comes_and_goes_is_not_an_exhausted_pool(tmp_path):
     idle = Minute({}, HEALTHY.levels)
     minutes = [HEALTHY, *[idle, waiting, waiting, waiting] * 15]
     assert firing(tmp_path, written(minutes), *range(LAST)) == set()
+
+
+def test_a_fleet_whose_instances_ask_seldom_is_left_in_peace(tmp_path):
+    """150 instances, one request each in two minutes, and each finds its connection closed."""
+    seldom = HEALTHY | Minute(WRONG["PoolscopeConnectionChurn"])
+    fleet = [
+        {**row, "series": row["series"].replace('instance="a"', f'instance="{number}"')}
+        for number in range(150)
+        for row in written(always(seldom.at(1 / 1200)))
+        if "_bucket" not in row["series"]
+    ]
+    assert firing(tmp_path, fleet, LAST) == set()
+
+
+def test_a_threshold_that_is_there_twice_does_no_harm(tmp_path):
+    """As where two Prometheus servers evaluate the same rules."""
+    again = 'poolscope:min_requests_per_second:threshold{replica="b"}'
+    scraped = [*written(always(wrong("PoolscopeConnectionChurn"))),
+               {"series": again, "values": f"1x{LAST}"}]  # fmt: skip
+    assert firing(tmp_path, scraped, LAST) == {"PoolscopeConnectionChurn"}
+
+
+def test_a_wait_that_times_out_once_in_a_million_wakes_nobody(tmp_path):
+    busy = Minute(HEALTHY.at(1000).grows | WRONG["PoolscopePoolWaitTimeouts"], HEALTHY.levels)
+    assert firing(tmp_path, written(always(busy)), LAST) == set()
 
 
 def up(value):

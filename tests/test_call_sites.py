@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -16,6 +17,9 @@ from poolscope import callsites, catalog
 from poolscope import events as ev
 from poolscope.backends.otel import OtelObserver
 from poolscope.callsites import CallSites, Site, asking
+from poolscope.collector import Collector
+from poolscope.observers import Observer
+from poolscope.relay import Relay
 
 FILES, SITES = 28, 75
 
@@ -156,6 +160,48 @@ def test_each_way_to_ask_is_told_from_the_others(server, tmp_path):
         bare[0]: 1,
         ("main.py", qualified, 10, "new_pool"): 1,
     }
+
+
+def test_what_runs_an_installed_application_is_not_what_asks(server, tmp_path):
+    """Neither a command that pip made nor ``python -m``, but the line of the package."""
+    write(
+        tmp_path / "site-packages",
+        "shop/prices.py",
+        "import requests\ndef price(url):\n    return requests.get(url)\n",
+    )
+    main = "import sys\nfrom shop.prices import price\nfor _ in range(3): price(sys.argv[1])\n"
+    write(tmp_path / "site-packages", "shop/__main__.py", main)
+    write(tmp_path / "site-packages", "waitress/__main__.py", main)
+    for package in ("shop", "waitress"):
+        result = run(sys.executable, "-m", package, server.url, cwd=tmp_path / "site-packages")
+        assert result.returncode == 0, result.stderr
+        assert sites_of(result, server) == {("shop/prices.py", "price", 3, "new_pool"): 2}
+    script = Path(sys.executable).parent / "poolscope-test-script"
+    kind = callsites._kind(str(script), "__main__")
+    assert kind == callsites._kind("/x/site-packages/gunicorn/app.py", "gunicorn")
+
+
+def test_a_name_that_is_no_text_does_not_spoil_a_scrape():
+    code = compile("def f(): pass", "\udcff/app.py", "exec").co_consts[0]
+    assert CallSites().spelled(Site(code, 3)).path == "\\udcff/app.py"
+
+
+def test_processes_share_one_bound_under_run(tmp_path):
+    told = []
+    recorder = type("Recorder", (Observer,), {"asked_for": lambda _self, event: told.append(event)})
+    collector = Collector(str(tmp_path / "collector"), [recorder()], 100)
+    collector.start()
+    origin = ev.Origin("api", "443", "https", "urllib3")
+    for process in range(3):
+        relay = Relay(str(tmp_path / "collector"))
+        relay.hello()
+        relay.tell(
+            [ev.AskedFor(origin, f"{process}.py", "f", str(line), "new_pool") for line in range(30)]
+        )
+        relay.ended()
+    collector.finish()
+    assert len(told) == 90
+    assert len({event[1:4] for event in told}) == callsites.MAX_SITES + 1
 
 
 def test_what_need_be_opened_has_no_site(server, tmp_path):

@@ -78,7 +78,10 @@ def known():
         for suffix in suffixes:
             found[metric.prometheus_name + suffix] = set(metric.labels)
     for rule in rules("record"):
-        found[rule["record"]] = grouped(rule["expr"]) | set(catalog.OPENED.labels)
+        # What is made of other records has their labels: those of an upstream.
+        by = re.search(r"\bby \(([^)]*)\)", rule["expr"])
+        labels = by.group(1).split(", ") if by else map(catalog.prometheus_label, catalog.COMMON)
+        found[rule["record"]] = set(labels)
     return found
 
 

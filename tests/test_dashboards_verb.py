@@ -63,7 +63,7 @@ def test_alerts_lead_to_the_grafana_that_is_named(tmp_path):
     assert "localhost:3000" in (tmp_path / "compose.yaml").read_text()
 
 
-@pytest.mark.parametrize("url", ["", "grafana", "ftp://grafana", "https://"])
+@pytest.mark.parametrize("url", ["", "grafana", "ftp://grafana", "https://", "http://["])
 def test_what_is_no_url_is_refused(tmp_path, url):
     result = poolscope("dashboards", tmp_path, "--grafana-url", url)
     assert (result.returncode, result.stdout) == (2, "")

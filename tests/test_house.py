@@ -26,9 +26,10 @@ ARROWS = {
     "config": set(),
     "pulse": set(),
     "shield": set(),
+    "hangups": set(),
     "suppression": set(),
     "spans": set(),
-    "records": VOCABULARY,
+    "records": VOCABULARY | {"hangups"},
     "observers": {"events"},
     "metrics": VOCABULARY | {"observers"},
     "readings": VOCABULARY | {"metrics"},
@@ -53,7 +54,7 @@ ARROWS = {
         "scope",
     },
     "relay": {"events", "observers", "__init__"},
-    "collector": {"events", "observers", "origins"},
+    "collector": {"callsites", "events", "observers", "origins"},
     "clients": VOCABULARY
     | {"callsites", "patching", "pulse", "records", "scope", "spans", "suppression"},
     "backends": VOCABULARY | {"metrics", "observers", "readings", "__version__"},
@@ -163,6 +164,7 @@ poolscope.connection.idle_time | histogram s | poolscope.reason | poolscope_conn
 poolscope.connection.age_sum | gauge s | | poolscope_connection_age_sum_seconds
 poolscope.connection.oldest_age | gauge s | | poolscope_connection_oldest_age_seconds
 http.client.open_connections | updowncounter {connection} | http.connection.state | http_client_open_connections
+poolscope.connections.stale | gauge {connection} | | poolscope_connections_stale
 http.client.connection.duration | histogram s | | http_client_connection_duration_seconds
 poolscope.pools.opened | counter {pool} | | poolscope_pools_opened_total
 poolscope.pools.open | gauge {pool} | | poolscope_pools_open

@@ -17,6 +17,7 @@ from layout import OVERVIEW, RUNBOOK, SERVICE, Row, Shown, fill, section_of
 from overview import overview
 from panels import WIDTH, board, link
 from poolscope.cli.dashboards import GRAFANA
+from promql import JOB
 from recordings import RECORDINGS
 from service import service
 from thresholds import THRESHOLDS
@@ -46,9 +47,11 @@ _Dumper.add_representer(
 
 
 def _yaml(content: Any) -> str:
-    return _NOTE + yaml.dump(
-        content, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True
-    )
+    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
+    for each in THRESHOLDS:
+        line = rf"^( *)(- record: {each.record})$"
+        text = re.sub(line, rf"\1# {each.meaning}\n\1\2", text, flags=re.MULTILINE)
+    return _NOTE + text
 
 
 def _json(dashboard: Any) -> str:
@@ -73,7 +76,7 @@ def _recording_groups() -> list[dict[str, Any]]:
 def _alert_group(seen_on: dict[str, int]) -> dict[str, Any]:
     rules = []
     for alert in ALERTS:
-        where = "var-job={{ $labels.job | urlquery }}"
+        where = "&".join(f"var-{label}={{{{ $labels.{label} | urlquery }}}}" for label in JOB)
         if "server_address" in alert.by:
             where += "&var-upstream={{ $labels.server_address | urlquery }}"
         rules.append(

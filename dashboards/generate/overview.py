@@ -16,19 +16,24 @@ from panels import (
     board,
     lines,
     number,
+    places,
     rows,
     variable,
 )
 from promql import UPSTREAM
 from service import CAUSE_COLOURS
 
-_WHERE = 'job=~"$job", server_address=~"$upstream", poolscope_client=~"$client"'
+_WHERE = (
+    'job=~"$job", server_address=~"$upstream", poolscope_client=~"$client", '
+    'cluster=~"$cluster", namespace=~"$namespace"'
+)
 _AT = "{{job}} → {{server_address}}:{{server_port}}"
 _TOP = 10
 _ROWS = 25
 _SERVICE = (
     f"/d/{SERVICE}?var-datasource=${{datasource}}&var-job=${{__data.fields.Service}}"
-    "&var-upstream=${__data.fields.Upstream}&${__url_time_range}"
+    "&var-upstream=${__data.fields.Upstream}&${cluster:queryparam}&${namespace:queryparam}"
+    "&${__url_time_range}"
 )
 
 
@@ -198,5 +203,6 @@ def overview() -> Board:
             variable("client", "Client", f'label_values({values}{{job=~"$job"}}, poolscope_client)')
         )
     )
+    places(made, f'{values}{{job=~"$job"}}')
     fill(made, (_GLANCE, _WORST_FIRST, _CHURN, _COST, _WAITING))
     return made

@@ -16,6 +16,9 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 WIDTH = 24
+#: The longest scrape interval that is drawn; $__rate_interval becomes four times that at least,
+#: whatever the data source believes.
+MIN_STEP = "1m"
 GREEN, YELLOW, RED, BLUE, CLEAR = "green", "#EAB839", "red", "blue", "transparent"
 #: How far an axis goes at least, so that nothing at all looks like nothing at all.
 _AT_LEAST = {"percentunit": 1, "cps": 1, "none": 1, "s": 0.1}
@@ -64,7 +67,7 @@ def _dressed(panel: Any, title: str, says: str, queries: Sequence[Query]) -> Any
     for letter, query in zip(_LETTERS, queries, strict=False):
         target = (
             Dataquery().expr(query.expression).ref_id(letter).legend_format(query.legend)
-            .datasource(SOURCE)
+            .datasource(SOURCE).interval(MIN_STEP)
         )  # fmt: skip
         target = target.instant() if query.instant else target.range()
         panel = panel.with_target(target)
@@ -143,7 +146,7 @@ def distribution(title: str, says: str, expression: str, *, span: int = 12) -> h
     panel = _dressed(heatmap.Panel(), title, says, [])
     target = (
         Dataquery().expr(expression).ref_id("A").legend_format("{{le}}").datasource(SOURCE)
-        .format(PromQueryFormat.HEATMAP).range()
+        .interval(MIN_STEP).format(PromQueryFormat.HEATMAP).range()
     )  # fmt: skip
     return (
         panel.with_target(target).calculate(False).span(span).height(9)
@@ -184,8 +187,6 @@ def rows(  # noqa: PLR0913 - what a picture is made of
     organize = {
         "excludeByName": {
             "Time": True,
-            "cluster": True,
-            "namespace": True,
             "poolscope_client": True,
         },
         "renameByName": names | {f"Value #{letter}": name for name, letter in letters.items()},
@@ -229,6 +230,13 @@ def variable(name: str, label: str, query: str, *, several: bool = True) -> buil
     if several:
         everything = model.VariableOption(selected=True, text="All", value="$__all")
         made = made.multi(True).include_all(True).all_value(".*").current(everything)
+    return made
+
+
+def places(made: Board, series: str) -> Board:
+    """Add the variables for labels that only some people have."""
+    for name in ("cluster", "namespace"):
+        made = made.with_variable(variable(name, name.title(), f"label_values({series}, {name})"))
     return made
 
 

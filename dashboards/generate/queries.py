@@ -9,10 +9,12 @@ BY = ("url_scheme", "server_address", "server_port")
 AT = "{{url_scheme}}://{{server_address}}:{{server_port}}"
 GOOD = 'error_type=""'
 FIRST, LATER = 'poolscope_reused="false"', 'poolscope_reused="true"'
+IDLE = 'http_connection_state="idle"'
 FULL = 'poolscope_reason="pool_full"'
 
 _WHERE = (
-    'job="$job", instance=~"$instance", server_address=~"$upstream", poolscope_client=~"$client"'
+    'job="$job", instance=~"$instance", server_address=~"$upstream", poolscope_client=~"$client", '
+    'cluster=~"$cluster", namespace=~"$namespace"'
 )
 _WINDOW = "$__rate_interval"
 _ANY_REQUEST = requests(_WHERE, _WINDOW)

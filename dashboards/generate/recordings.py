@@ -49,13 +49,14 @@ LIVED = "upstream:http_client_connection_duration_seconds:mean_rate5m"
 IDLE = "upstream:poolscope_connection_idle_time_seconds:p50_rate5m"
 OPEN_NOW = "upstream:http_client_open_connections:sum"
 AGE = "upstream:poolscope_connection_age_seconds:mean"
+CALLERS = "upstream:poolscope_instances:count"
 INSTANCES = "job:poolscope_instances:count"
 FAULTY = "job:poolscope_faults:sum"
 OTHERS = "job:poolscope_other_upstreams:count"
 
 _PENDING = PENDING_REQUESTS.prometheus_name
-_THROUGH = total(rate(REQUEST, suffix="_count"), (*UPSTREAM, "instance"))
-_JOB = ", ".join(JOB)
+_ENDED = total(rate(WAIT_TIME, suffix="_count"), (*UPSTREAM, "instance"))
+_JOB, _ALL = ", ".join(JOB), ", ".join(UPSTREAM)
 _RAW_POOLS = POOLS_OPEN.prometheus_name
 
 #: In the order in which they are evaluated: later ones read earlier ones.
@@ -75,17 +76,20 @@ RECORDINGS: dict[str, str] = {
         f'{LATENCY}{{poolscope_reused="true"}}'
     ),
     WAIT: quantile(0.99, WAIT_TIME, UPSTREAM),
-    # At instances that get nothing through: a queue that moves is what WAIT is about.
+    # At instances where no wait ends: a queue that moves is what WAIT is about.
     STUCK: total(
         f"(min_over_time({_PENDING}[{WINDOW}]) > 0) unless on "
-        f"({', '.join((*UPSTREAM, 'instance'))}) ({_THROUGH} > 0)",
+        f"({', '.join((*UPSTREAM, 'instance'))}) ({_ENDED} > 0)",
         UPSTREAM,
     ),
     LIVED: mean(LIFETIME, UPSTREAM),
     IDLE: quantile(0.5, IDLE_TIME, (*UPSTREAM, "poolscope_reason")),
     OPEN_NOW: total(OPEN.prometheus_name, (*UPSTREAM, "http_connection_state")),
     AGE: f"{total(AGE_SUM.prometheus_name, UPSTREAM)} / ({total(OPEN_NOW, UPSTREAM)} > 0)",
+    CALLERS: f"count by ({_ALL}) (group by ({_ALL}, instance) ({_RAW_POOLS}))",
     INSTANCES: f"count by ({_JOB}) (group by ({_JOB}, instance) ({_RAW_POOLS}))",
     FAULTY: total(FAULTS.prometheus_name, (*JOB, "poolscope_where")),
-    OTHERS: f'count by ({_JOB}) ({_RAW_POOLS}{{server_address="_other"}})',
+    OTHERS: (
+        f'count by ({_JOB}) (group by ({_JOB}, instance) ({_RAW_POOLS}{{server_address="_other"}}))'
+    ),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import thresholds as t
 from layout import OVERVIEW, SERVICE, Row, Shown, fill
-from panels import GREEN, RED, YELLOW, Board, Query, board, lines, link, number, variable
+from panels import GREEN, RED, YELLOW, Board, Query, board, lines, link, number, places, variable
 from poolscope.catalog import (
     AGE_SUM,
     AVOIDABLE_CAUSES,
@@ -180,4 +180,5 @@ def service() -> tuple[Board, dict[str, int]]:
         .with_variable(variable("client", "Client", f"label_values({job}, poolscope_client)"))
         .link(link("All services", f"/d/{OVERVIEW}"))
     )
+    places(made, job)
     return made, fill(made, (_GLANCE, *SIGNALS, _WHY, _HEALTH))

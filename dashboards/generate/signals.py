@@ -20,6 +20,7 @@ from poolscope.catalog import (
     PENDING,
     REQUEST,
     REQUESTS,
+    STALE,
     TIMEOUTS,
     WAIT_TIME,
 )
@@ -31,6 +32,7 @@ from queries import (
     FIRST,
     FULL,
     GOOD,
+    IDLE,
     LATER,
     at,
     grown,
@@ -164,6 +166,16 @@ _S5 = Row("S5 · How long do connections live?", [
         )],
         unit="none", empty="none closed",
     )),
+    Shown(lines(
+        "How many idle connections are dead already?",
+        "Their peer has hung up, and the next request on each has to open another. Normal: none. "
+        "Many: the other side's idle time-out is shorter than the pauses here. (Linux only.)",
+        [
+            Query(f"sum({now(OPEN, IDLE)})", "idle"),
+            Query(f"sum({now(STALE)})", "idle, and dead"),
+        ],
+        unit="none", by_name={"idle": BLUE, "idle, and dead": RED},
+    ), ("PoolscopeIdleTimeoutRace",)),
     Shown(lines(
         "How long had connections been idle when the other side dropped them?",
         "The median: the other side's, or a firewall's, idle time-out seen from above. Time-outs "

@@ -22,6 +22,11 @@ class Threshold:
 MIN_REQUESTS = Threshold(
     "min_requests_per_second", 1, "Upstreams with fewer requests a second are not judged."
 )
+MIN_EACH = Threshold(
+    "min_requests_per_second_and_instance",
+    0.1,
+    "Nor are those that each instance asks more seldom.",
+)
 REQUESTS_PER_CONNECTION = Threshold(
     "expected_requests_per_connection", 5, "A connection should serve that many requests at least."
 )
@@ -38,6 +43,9 @@ DISCARDS = Threshold(
     "discards_per_request", 0.01, "Connections that a full pool may throw away, per request."
 )
 POOL_WAIT = Threshold("pool_wait_seconds", 0.05, "The p99 of waits for a pool's connection.")
+POOL_TIMEOUTS = Threshold(
+    "pool_timeouts_per_request", 0.001, "The share of requests that may give up waiting."
+)
 LIFETIME = Threshold(
     "connection_lifetime_seconds", 1, "How long connections should live on average at least."
 )
@@ -64,6 +72,7 @@ MIN_FAILURES = Threshold(
 )
 
 THRESHOLDS = (
-    MIN_REQUESTS, REQUESTS_PER_CONNECTION, HANDSHAKES, FIRST_GAP, FIRST_SHARE, DISCARDS, POOL_WAIT,
-    LIFETIME, MIN_CLOSED, IDLE_RESETS, NEW_POOLS, UNREAD, EVICTIONS, CONNECT_FAILURES, MIN_FAILURES,
+    MIN_REQUESTS, MIN_EACH, REQUESTS_PER_CONNECTION, HANDSHAKES, FIRST_GAP, FIRST_SHARE, DISCARDS,
+    POOL_WAIT, POOL_TIMEOUTS, LIFETIME, MIN_CLOSED, IDLE_RESETS, NEW_POOLS, UNREAD, EVICTIONS,
+    CONNECT_FAILURES, MIN_FAILURES,
 )  # fmt: skip

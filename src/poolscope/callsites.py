@@ -7,6 +7,7 @@ happens in the drain.
 from __future__ import annotations
 
 import os
+import sys
 import sysconfig
 from collections.abc import Iterator
 from types import CodeType, FrameType
@@ -47,6 +48,9 @@ _STDLIB = tuple(
     | {os.path.dirname(os.path.abspath(os.__file__)) + os.sep}  # noqa: PTH100, PTH120 - as above
 )
 
+#: Where installed commands are, which are made by pip and run packages.
+_SCRIPTS = (sysconfig.get_path("scripts") + os.sep, os.path.dirname(sys.executable) + os.sep)  # noqa: PTH120 - as above
+
 #: What kind of code each file has; asked for every frame, so it is worked out once.
 _kinds: dict[str, int] = {}
 
@@ -73,11 +77,12 @@ OTHER = CallSite("_other", "_other", "0")
 def asking(frame: FrameType | None) -> Site | None:
     """Return the innermost line of the application around a frame.
 
-    Where there is none, because everything is installed: the outermost line of a package that
-    neither runs applications nor makes requests for others; in a bare pool of workers the first
-    call of a package, as that is the task.
+    Where there is none, because everything is installed: of the outermost package that neither
+    runs applications nor makes requests for others, the innermost line; in a bare pool of workers
+    the outermost call of a client, as that is the task.
     """
-    package = client = None
+    client, outermost = None, ""
+    packages: dict[str, FrameType] = {}
     for _ in range(_DEPTH):
         if frame is None:
             break
@@ -88,11 +93,12 @@ def asking(frame: FrameType | None) -> Site | None:
         if kind == _APPLICATION:
             return Site(code, frame.f_lineno)
         if kind == _PACKAGE:
-            package = frame
+            outermost = _root(frame)
+            packages.setdefault(outermost, frame)
         elif kind == _CLIENT:
             client = frame
         frame = frame.f_back
-    found = package or client
+    found = packages.get(outermost, client)
     return None if found is None else Site(found.f_code, found.f_lineno)
 
 
@@ -100,14 +106,24 @@ def _remember(frame: FrameType) -> int:
     if len(_kinds) >= _MAX_FILES:  # files that are made up at run time
         _kinds.clear()
     path = frame.f_code.co_filename
-    kind = _kinds[path] = _kind(path, str(frame.f_globals.get("__name__", "")))
+    kind = _kinds[path] = _kind(path, _root(frame))
     return kind
 
 
-def _kind(path: str, module: str) -> int:
+def _root(frame: FrameType) -> str:
+    """Name the package that a frame's code belongs to."""
+    names = frame.f_globals
+    module = str(names.get("__name__", ""))
+    if module == "__main__":  # of ``python -m gunicorn``, for one
+        module = str(getattr(names.get("__spec__"), "name", "") or module)
+    return module.partition(".")[0]
+
+
+def _kind(path: str, root: str) -> int:
     if path.startswith((_OURS, "<frozen ", "<hook of ")):
         return _SKIPPED
-    root = module.partition(".")[0]
+    if root == "__main__" and path.startswith(_SCRIPTS):  # gunicorn, celery
+        return _RUNNER
     if root in _HTTP:
         return _CLIENT
     if root in _RUNNERS:
@@ -133,12 +149,21 @@ class CallSites:
         """Spell a site out, or return what stands for all beyond the bound."""
         code = site.code
         function = getattr(code, "co_qualname", code.co_name)  # new in Python 3.11
-        spelled = CallSite(_short(code.co_filename), function, str(site.line))
-        if spelled not in self._known:
+        path = _printable(_short(code.co_filename))
+        return self.known(CallSite(path, _printable(function), str(site.line)))
+
+    def known(self, site: CallSite) -> CallSite:
+        """Return a site if there is room for it, or what stands for all beyond the bound."""
+        if site not in self._known:
             if len(self._known) >= MAX_SITES:
                 return OTHER
-            self._known.add(spelled)
-        return spelled
+            self._known.add(site)
+        return site
+
+
+def _printable(name: str) -> str:
+    """Spell what a file system may hold and UTF-8 may not: it must not spoil a scrape."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _short(path: str) -> str:

@@ -191,6 +191,12 @@ OPEN = Metric(
     "Connections that are open now, active (checked out) or idle.",
     ("http.connection.state",),
 )
+STALE = Metric(
+    "poolscope.connections.stale",
+    "gauge",
+    "{connection}",
+    "Idle connections whose peer has hung up already (asked on Linux only).",
+)
 LIFETIME = Metric(
     "http.client.connection.duration",
     "histogram",
@@ -221,7 +227,7 @@ FAULTS = Metric(
 
 CATALOG = (
     OPENED, BY_CALLSITE, CLOSED, CREATE_TIME, HANDSHAKE, REQUEST, FAILED, WAIT_TIME, TIMEOUTS,
-    PENDING, MAX, BUSY_TIME, REQUESTS, IDLE_TIME, AGE_SUM, OLDEST_AGE, OPEN, LIFETIME,
+    PENDING, MAX, BUSY_TIME, REQUESTS, IDLE_TIME, AGE_SUM, OLDEST_AGE, OPEN, STALE, LIFETIME,
     POOLS_OPENED, POOLS_OPEN, FAULTS,
 )  # fmt: skip
 

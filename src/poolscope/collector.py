@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from poolscope import events as ev
+from poolscope.callsites import CallSite, CallSites
 from poolscope.observers import Observer
 from poolscope.origins import Origins
 
 _CHUNK = 1 << 16
-_LEVELS = ("active", "idle", "pending", "max", "pools", "age_sum")
+_LEVELS = ("active", "idle", "pending", "max", "pools", "age_sum", "stale")
 
 
 class _Peer:
@@ -42,6 +43,7 @@ class Collector:
         self.refused: list[tuple[str, str]] = []
         self._observers = observers
         self._origins = Origins(max_origins)
+        self._sites = CallSites()
         self._selector = selectors.DefaultSelector()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
@@ -129,6 +131,9 @@ class Collector:
         own = event.origin
         state, _ = self._origins.find(own)
         event = event._replace(origin=state.origin)
+        if isinstance(event, ev.AskedFor):
+            site = self._sites.known(CallSite(event.path, event.function, event.line))
+            return event._replace(**site._asdict())
         if not isinstance(event, ev.Levels):
             return event
         peer.levels[own] = event

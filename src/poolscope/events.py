@@ -143,6 +143,8 @@ class Levels(NamedTuple):
     pools: int = 0
     age_sum: float = 0.0
     oldest_age: float = 0.0
+    #: Idle ones whose peer has hung up already.
+    stale: int = 0
 
 
 class Faulted(NamedTuple):

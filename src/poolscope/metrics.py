@@ -104,6 +104,7 @@ class MetricObserver(Observer, ABC):
         self.set(catalog.MAX, origin, event.max)
         self.set(catalog.POOLS_OPEN, origin, event.pools)
         self.set(catalog.PENDING, origin, event.pending)
+        self.set(catalog.STALE, origin, event.stale)
 
     def faulted(self, event: ev.Faulted) -> None:
         """Count."""

@@ -103,6 +103,7 @@ class OriginState:
             pools=len(self.pools),
             age_sum=max(0.0, now * count - self.opened_sum),
             oldest_age=now - oldest.opened_at if oldest else 0.0,
+            stale=sum(one not in self.active and one.is_dead() for one in self.open),
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from poolscope.catalog import DURATION_BOUNDS
 from poolscope.events import Histogram, Origin
+from poolscope.hangups import has_hung_up
 
 #: The name under which records hang on the host's connections and pools.
 KEY = "_poolscope"
@@ -214,6 +215,10 @@ class Connection:
             self.socket = weakref.ref(socket)
         except TypeError:
             self.socket = None
+
+    def is_dead(self) -> bool:
+        """Tell whether the peer has hung up, as far as the kernel can tell; for the drain."""
+        return self.socket is not None and has_hung_up(self.socket())
 
     def give_back(self, now: float) -> None:
         """End a checkout."""

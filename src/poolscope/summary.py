@@ -63,6 +63,7 @@ def summarize_origin(readings: Readings, origin: Origin) -> dict[str, Any]:
             "open": open_now,
             "active": _whole(by_state.get("active", 0)),
             "idle": _whole(by_state.get("idle", 0)),
+            "stale": _whole(readings.total(catalog.STALE, origin)),
             "busy_seconds": readings.total(catalog.BUSY_TIME, origin),
         },
         "handshakes": {

@@ -41,7 +41,7 @@ class Finding:
     cause: str
     change: str
     seconds: float = 0.0
-    #: The lines of code that asked for these connections, if they were looked for.
+    #: The lines of code that asked for these connections, if that is who can change it.
     where: str = ""
 
 
@@ -55,6 +55,8 @@ class Evidence:
         self.opened: dict[str, int] = connections["opened_by_cause"]
         self.opened_total: int = connections["opened"]
         self.call_sites: list[dict[str, Any]] = connections["call_sites"]
+        self.idle: int = connections["idle"]
+        self.dead: int = connections["stale"]
         self.closed: dict[str, int] = connections["closed_by_reason"]
         self.connect_errors: dict[str, int] = connections["create_failed"]
         self.pool: dict[str, Any] = origin["pool"]

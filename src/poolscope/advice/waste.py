@@ -63,7 +63,6 @@ def pool_too_small(seen: Evidence) -> Finding | None:
         f'`session.mount("{seen.scheme}://", HTTPAdapter(pool_maxsize={number_of}))`; with urllib3 '
         f"`PoolManager(maxsize={number_of})`.",
         seen.cost("replaced_pool_full"),
-        seen.where("replaced_pool_full"),
     )
 
 
@@ -112,6 +111,8 @@ def idle_race(seen: Evidence) -> Finding | None:
             f"{counted(resets, 'request')} failed because the other side hung up on an idle "
             "connection just as it was used again."
         )
+    if seen.dead:
+        problem.append(f"{seen.dead:,} of {seen.idle:,} idle connections are already dead.")
     kind = "stale" if stale else "reset"
     idle = seen.dropped.get(kind, {}).get("p50")
     cause = "It, or a proxy, load balancer or firewall in between, ends idle connections"
@@ -180,7 +181,6 @@ def unread_responses(seen: Evidence) -> Finding | None:
         "`response.content` in requests, `response.drain_conn()` in urllib3. Where only the "
         "headers are wanted, send HEAD. Where stopping early is meant, this is its price.",
         seen.cost(*causes),
-        seen.where(*causes),
     )
 
 
@@ -200,5 +200,4 @@ def pool_evictions(seen: Evidence) -> Finding | None:
         f'Let it keep as many hosts as it calls: `session.mount("{seen.scheme}://", '
         "HTTPAdapter(pool_connections=N))`; with urllib3 `PoolManager(num_pools=N)`.",
         seen.cost("replaced_evicted"),
-        seen.where("replaced_evicted"),
     )

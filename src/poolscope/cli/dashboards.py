@@ -26,8 +26,7 @@ FILES = (
 
 def run(directory: str, grafana_url: str) -> int:
     """Write all files below a directory; what is there already and differs is never touched."""
-    parts = urlsplit(grafana_url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if not _is_url(grafana_url):
         print(f"poolscope: {grafana_url!r} is not the URL of a Grafana", file=sys.stderr)
         return 2
     target = Path(directory)
@@ -51,6 +50,14 @@ def run(directory: str, grafana_url: str) -> int:
         return 1
     print(f"{len(contents)} files are in {target}; its README.md says what each is for.")
     return 0
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # half an IPv6 address
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc)
 
 
 def _source(name: str) -> Path:
