@@ -18,7 +18,7 @@ import time
 
 import urllib3
 import wrapt
-from footprint import growth, memory, scrapes
+from footprint import growth, idle, memory, scrapes
 from paths import requests_and_connections
 
 
@@ -39,6 +39,7 @@ def main() -> None:
     quick = options.quick
     requests_and_connections(rounds=3 if quick else 80)
     memory(50 if quick else 500)
+    idle(50 if quick else 5_000)
     if options.long:
         growth(5_000_000, 1_000_000)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import time
 import tracemalloc
 from pathlib import Path
@@ -15,6 +16,7 @@ from wire import URL, wires
 import poolscope
 from poolscope.backends import prometheus
 from poolscope.events import Origin
+from poolscope.hangups import has_hung_up
 from poolscope.readings import Readings
 from poolscope.records import Carrier, Connection, Pool, Tally
 from poolscope.scope import Scope
@@ -52,6 +54,23 @@ def memory(number: int) -> None:
         print(f"  {'per idle pool':<52}{(held() - before) / number:8.0f} bytes")
         tracemalloc.stop()
         poolscope.uninstrument()
+
+
+def idle(number: int) -> None:
+    """Print what it takes a drain to ask the kernel whether idle connections are dead."""
+    with socket.create_server(("127.0.0.1", 0), backlog=number) as listener:
+        sides = []
+        for _ in range(number):
+            sides += [socket.create_connection(listener.getsockname()), listener.accept()[0]]
+        times = []
+        for _ in range(10):
+            began = time.process_time()
+            sum(map(has_hung_up, sides[::2]))
+            times.append((time.process_time() - began) * 1000)
+        print(f"Asking the kernel about {number:,} idle connections, once a drain")
+        row("all of them", times, "ms")
+        for side in sides:
+            side.close()
 
 
 def growth(requests: int, connections: int) -> None:
