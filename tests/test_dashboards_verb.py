@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import watching
 from commands import poolscope
 from poolscope.cli.dashboards import FILES
 from watching import DASHBOARDS
@@ -105,3 +107,18 @@ def test_the_demonstration_mounts_and_runs_what_is_there(directory):
         assert f"accepts {connections}," in result.stdout, result.stderr
     targets = yaml.safe_load(Path(directory, "prometheus.yaml").read_text())["scrape_configs"]
     assert [one["job_name"] for one in targets] == ["churning", "mended"]
+
+
+@pytest.mark.skipif(not watching.INSTALLED, reason=watching.REASON)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["promtool", "check", "config", "prometheus.yaml"],
+        ["promtool", "check", "rules", "recording-rules.yaml", "alerting-rules.yaml"],
+        ["amtool", "check-config", "alertmanager.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_prometheus_own_tools_are_content(directory, command):
+    result = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
