@@ -23,6 +23,9 @@ def one_sentence(result, status):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
+        (["report"], "give either the URL of a service's metrics or --prometheus URL"),
+        (["report", "a:1", "--prometheus", "b:2"], "give either the URL of a service's metrics"),
+        (["report", "a:1", "--window", "1h"], "--window and --job go with --prometheus"),
         (["run"], "there is no command to run"),
         (["run", "--"], "there is no command to run"),
         (["run", "--prot", "1", "--", "true"], "unrecognized arguments: --prot"),

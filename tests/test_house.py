@@ -37,6 +37,7 @@ ARROWS = {
     "advice": VOCABULARY | {"summary"},
     "table": VOCABULARY | {"summary", "advice"},
     "scrape": VOCABULARY | {"readings"},
+    "history": VOCABULARY | {"readings", "scrape"},
     "callsites": VOCABULARY | {"records"},
     "origins": {"events", "records", "shield"},
     "scope": {"callsites", "events", "observers", "origins", "records", "shield"},

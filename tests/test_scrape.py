@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -239,13 +240,13 @@ def test_somebody_who_speaks_something_else():
 
 
 def test_the_command_prints_the_report(address, capsys):
-    assert report.run(address, as_json=False) == 0
+    assert report.run(partial(scrape.fetch, address), as_json=False) == 0
     out, err = capsys.readouterr()
     assert (out, err) == (render(summarize(scrape.read(page())), colour=False), "")
 
 
 def test_the_command_says_why_there_is_none(address, capsys):
-    assert report.run(f"{address}/nowhere", as_json=True) == 1
+    assert report.run(partial(scrape.fetch, f"{address}/nowhere"), as_json=True) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"poolscope: http://{address}/nowhere answers with the HTTP status 404")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import watching
-from commands import Running
+from commands import Running, poolscope
 from peers import HOST, Server, eventually, fin, free_port, keep_alive
 from test_dashboards import board, panels
 from watching import Watching, Webhook
@@ -172,6 +173,50 @@ def test_the_shares_that_panels_show_are_true(services):
     servers = services["native"].servers
     assert shares[str(servers["bare"].port)] == pytest.approx(1, abs=0.05)
     assert shares[str(servers["good"].port)] == 0
+
+
+#: What the report has to say of each upstream.
+FINDINGS = {
+    "good": set(),
+    "bare": {"session-per-call"},
+    "small": {"pool-too-small"},
+    "waiting": {"pool-wait"},
+    "unread": {"unread-responses"},
+}
+
+
+def test_a_report_can_be_had_from_prometheus(services):
+    watch, service = services["watch"], services["native"]
+    options = ("--prometheus", watch.url, "--window", "5m", "--job", "native", "--json")
+    result = poolscope("report", *options)
+    assert result.returncode == 0, result.stderr
+    found = {row["port"]: row["findings"] for row in json.loads(result.stdout)["origins"]}
+    for name, expected in FINDINGS.items():
+        ids = {finding["id"] for finding in found[str(service.servers[name].port)]}
+        assert ids == expected, name
+    [bare] = found[str(service.servers["bare"].port)]
+    assert bare["where"].startswith("tests/load_app.py:")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--window", "1x"], "'1x' is not a window of time; give one such as 30m, 1h or 7d."),
+        (["--job", "none"], "URL has no series of poolscope of the job 'none' in the last 1h."),
+    ],
+)
+def test_what_prometheus_does_not_know_is_one_sentence(services, options, said):
+    url = services["watch"].url
+    result = poolscope("report", "--prometheus", url, *options)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"poolscope: {said.replace('URL', url)}\n"
+
+
+def test_what_is_no_prometheus_is_one_sentence(services):
+    url = f"http://{HOST}:{services['native'].port}"
+    result = poolscope("report", "--prometheus", url)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"poolscope: {url} answers, but not as a Prometheus server does.\n"
 
 
 def test_the_overview_can_be_asked_about_a_fleet():

@@ -25,6 +25,7 @@ _BUCKETS = {f"{m.prometheus_name}_bucket": m for m in catalog.CATALOG if m.kind 
 _SUMS = {f"{m.prometheus_name}_sum": m for m in catalog.CATALOG if m.kind == "histogram"}
 
 _LIMIT = 64 * 1024 * 1024  # bytes; no metrics page is that long, but an endless answer is
+_NOT_FOUND = 404
 _EXAMPLE = "http://localhost:9464/metrics"
 
 _Key = tuple[Metric, tuple[str, ...]]
@@ -34,13 +35,17 @@ class ScrapeError(ValueError):
     """There are no readings to be had; the message is one sentence that says what to do."""
 
 
+class NotFoundError(ScrapeError):
+    """A server answers, but has nothing at that path."""
+
+
 def read(text: str) -> Readings:
     """Parse a metrics page; whatever is not poolscope's is passed over.
 
     Series that differ in foreign labels only (``instance``, ``pid``) become one: their sum, or
     their maximum where the catalogue says so. Raises ``ValueError`` if the page is no metrics.
     """
-    return _readings(_families(text))
+    return readings_of(_families(text))
 
 
 def fetch(url: str, timeout: float = 5.0) -> Readings:
@@ -49,8 +54,8 @@ def fetch(url: str, timeout: float = 5.0) -> Readings:
     ``url`` may be short: ``host:port`` stands for ``http://host:port/metrics``. Raises
     :exc:`ScrapeError`.
     """
-    url = _complete(url)
-    text = _get(url, timeout)
+    url = complete(url)
+    text = get(url, timeout)
     try:
         families = _families(text)
     except ValueError:
@@ -60,7 +65,7 @@ def fetch(url: str, timeout: float = 5.0) -> Readings:
             f"{url} answers, but not with Prometheus metrics; check the port and the path, which "
             "is /metrics in most services."
         )
-    readings = _readings(families)
+    readings = readings_of(families)
     if not readings.numbers and not readings.distributions:
         raise ScrapeError(
             f"{url} shows metrics, but none of poolscope: either the service does not call "
@@ -84,7 +89,8 @@ def _families(text: str) -> list[Any]:
         raise ValueError(f"not a page of metrics: {error}") from error
 
 
-def _readings(families: Iterable[Any]) -> Readings:
+def readings_of(families: Iterable[Any]) -> Readings:
+    """Return what families of samples say; those that are not poolscope's are passed over."""
     readings = Readings()
     # Buckets are cumulative, so each series has to be taken apart before it can be added.
     buckets: dict[tuple[_Key, frozenset[tuple[str, str]]], dict[float, float]] = defaultdict(dict)
@@ -135,8 +141,8 @@ def _put_buckets(readings: Readings, key: _Key, cumulative: dict[float, float]) 
 # ---- getting
 
 
-def _complete(url: str) -> str:
-    """Return the whole URL that a short one stands for."""
+def complete(url: str, path: str = "/metrics") -> str:
+    """Return the whole URL that a short one stands for. Raises :exc:`ScrapeError`."""
     whole = url.strip()
     if "://" not in whole:
         whole = f"http://{whole}"
@@ -149,21 +155,23 @@ def _complete(url: str) -> str:
     if not is_good or not is_plain or parts.username is not None:  # urllib takes no user names
         raise ScrapeError(_malformed(url))
     if parts.path in ("", "/"):
-        parts = parts._replace(path="/metrics")
+        parts = parts._replace(path=path)
     return parts._replace(fragment="").geturl()
 
 
-def _get(url: str, timeout: float) -> str:
+def get(url: str, timeout: float) -> str:
+    """Return what is at a URL, as text. Raises :exc:`ScrapeError`."""
     # A proxy could not reach what this machine calls itself.
     proxies: dict[str, str] | None = {} if _is_loopback(urlsplit(url).hostname or "") else None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
-    request = urllib.request.Request(url, headers={"Accept": "text/plain;version=0.0.4, */*;q=0.5"})  # noqa: S310 - _complete() lets http and https through only
+    request = urllib.request.Request(url, headers={"Accept": "text/plain;version=0.0.4, */*;q=0.5"})  # noqa: S310 - complete() lets http and https through only
     try:
         with opener.open(request, timeout=timeout) as response:
             return str(response.read(_LIMIT).decode("utf-8", "replace"))
     except urllib.error.HTTPError as error:
         error.close()
-        raise ScrapeError(_refusal(url, error.code, error.reason)) from error
+        kind = NotFoundError if error.code == _NOT_FOUND else ScrapeError
+        raise kind(_refusal(url, error.code, error.reason)) from error
     except TimeoutError as error:
         raise ScrapeError(_unreachable(url, f"no answer within {timeout:g} s")) from error
     except urllib.error.URLError as error:
@@ -187,7 +195,7 @@ def _refusal(url: str, status: int, reason: str) -> str:
     answer = f"{url} answers with the HTTP status {status} ({reason})"
     if status in (401, 403):
         return f"{answer}: it wants a log-in; give a URL that shows the metrics without one."
-    if status == 404:  # noqa: PLR2004 - everybody knows this one
+    if status == _NOT_FOUND:
         return f"{answer}: check the path, which is /metrics in most services."
     return f"{answer}: look into the service's log, or try again."
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -80,9 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     report = verbs.add_parser(
         "report", help="report on a running service from its /metrics", allow_abbrev=False
     )
-    report.add_argument("url", metavar="URL", help="of the metrics, or HOST:PORT")
+    report.add_argument("url", metavar="URL", nargs="?", help="of the metrics, or HOST:PORT")
+    report.add_argument("--prometheus", metavar="URL", help="ask a Prometheus server instead")
+    report.add_argument(
+        "--window", metavar="1h", help="with --prometheus: of how long until now (1h)"
+    )
+    report.add_argument("--job", help="with --prometheus: of this job alone")
     report.add_argument("--json", action="store_true", help="print the report as JSON")
-    report.set_defaults(act=_report)
+    report.set_defaults(act=lambda options: _report(report, options))
 
     dashboards = verbs.add_parser(
         "dashboards",
@@ -133,10 +139,19 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return run(command, environ, Options(**{name: getattr(options, name) for name in names}))
 
 
-def _report(options: argparse.Namespace) -> int:
-    from poolscope.cli.report import run  # noqa: PLC0415 - each verb imports its own
+def _report(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if (options.url is None) == (options.prometheus is None):
+        parser.error("give either the URL of a service's metrics or --prometheus URL")
+    if options.url is not None and (options.window or options.job):
+        parser.error("--window and --job go with --prometheus")
+    from poolscope import history, scrape  # noqa: PLC0415 - each verb imports its own
+    from poolscope.cli.report import run  # noqa: PLC0415 - as above
 
-    return run(options.url, as_json=options.json)
+    fetch = partial(scrape.fetch, options.url)
+    if options.prometheus is not None:
+        asked = (options.prometheus, options.window or "1h", options.job or "")
+        fetch = partial(history.fetch, *asked)
+    return run(fetch, as_json=options.json)
 
 
 def _dashboards(options: argparse.Namespace) -> int:

@@ -1,24 +1,26 @@
-"""``poolscope report URL``: the report of a running service, and the printing of every report."""
+"""``poolscope report``: the report of running services, and the printing of every report."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TextIO
 
 from poolscope import scrape, table
+from poolscope.readings import Readings
 from poolscope.summary import summarize
 
 
-def run(url: str, *, as_json: bool) -> int:
-    """Print the report of the service whose metrics ``url`` shows; return the exit status.
+def run(fetch: Callable[[], Readings], *, as_json: bool) -> int:
+    """Print the report on what ``fetch`` gets; return the exit status.
 
     0 when there is a report, whatever it says; 1 when there is none, and why on stderr.
     """
     try:
-        readings = scrape.fetch(url)
+        readings = fetch()
     except scrape.ScrapeError as error:
         print(f"poolscope: {error}", file=sys.stderr)
         return 1
