@@ -55,7 +55,7 @@ ARROWS = {
         "scope",
     },
     "relay": {"events", "observers", "__init__"},
-    "collector": {"callsites", "events", "observers", "origins"},
+    "collector": {"callsites", "events", "observers", "origins", "shield"},
     "clients": VOCABULARY
     | {"callsites", "patching", "pulse", "records", "scope", "spans", "suppression"},
     "backends": VOCABULARY | {"metrics", "observers", "readings", "__version__"},

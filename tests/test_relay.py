@@ -11,7 +11,10 @@ import urllib3
 
 import poolscope
 from peers import HOST, keep_alive
+from poolscope import events as ev
 from poolscope import relay
+from poolscope.collector import Collector
+from poolscope.observers import Observer
 
 
 @pytest.fixture
@@ -22,6 +25,34 @@ def collector(tmp_path):
         listener.bind(path)
         listener.listen(1)
         yield listener, path
+
+
+def test_an_observer_that_fails_does_not_end_the_account(tmp_path, caplog):
+    told = []
+
+    class Broken(Observer):
+        def tell(self, events):
+            raise ZeroDivisionError
+
+    class Sound(Observer):
+        def tell(self, events):
+            told.extend(events)
+
+    path = str(tmp_path / "collector")
+    account = Collector(path, [Broken(), Sound()], 100)
+    account.start()
+    opened = ev.Opened(ev.Origin("api", "443", "https", "urllib3"), "first")
+    for _ in range(2):
+        link = relay.Relay(path)
+        link.hello()
+        link.tell([opened])
+        link.ended()
+    account.finish()
+    assert told.count(opened) == 2
+    assert told.count(ev.Faulted("observer.Broken")) == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "poolscope: a fault of its own in observer.Broken (ZeroDivisionError())."
+    ]
 
 
 def play(server, times=3):

@@ -13,6 +13,7 @@ from poolscope import events as ev
 from poolscope.callsites import CallSite, CallSites
 from poolscope.observers import Observer
 from poolscope.origins import Origins
+from poolscope.shield import say, spelled
 
 _CHUNK = 1 << 16
 _LEVELS = ("active", "idle", "pending", "max", "pools", "age_sum", "stale")
@@ -41,7 +42,7 @@ class Collector:
         self.silent: set[int] = set()
         #: Python processes that could not be attached: their executables, and why.
         self.refused: list[tuple[str, str]] = []
-        self._observers = observers
+        self._observers = list(observers)
         self._origins = Origins(max_origins)
         self._sites = CallSites()
         self._selector = selectors.DefaultSelector()
@@ -121,8 +122,14 @@ class Collector:
         self._tell([self._sum(origin) for origin in {levels.origin for levels in left.values()}])
 
     def _tell(self, told: Sequence[ev.AnyEvent]) -> None:
-        for observer in self._observers:
-            observer.tell(told)
+        for observer in list(self._observers):
+            try:
+                observer.tell(told)
+            except Exception as error:  # noqa: BLE001 - the others go on, and so does the account
+                self._observers.remove(observer)
+                name = f"observer.{type(observer).__name__}"
+                say("poolscope: a fault of its own in %s (%s).", name, spelled(error))
+                self._tell([ev.Faulted(name)])
 
     def _as_one(self, peer: _Peer, event: ev.AnyEvent) -> ev.AnyEvent:
         """Bound the origins of all processes as those of one are bounded, and add up levels."""
