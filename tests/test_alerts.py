@@ -15,9 +15,8 @@ from poolscope import catalog
 from poolscope.catalog import Metric
 from watching import DASHBOARDS, RULES
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("promtool"), reason="promtool is not installed (apt: prometheus)"
-)
+HAS_PROMTOOL = shutil.which("promtool")
+pytestmark = pytest.mark.skipif(not HAS_PROMTOOL, reason="promtool is missing (apt: prometheus)")
 
 COMMON = (
     'job="shop", instance="a", server_address="api", server_port="443", url_scheme="https", '

@@ -48,9 +48,7 @@ def botocore(server, ca):
 
 def elastic(node):
     def elastic(server, ca):
-        package = pytest.importorskip(
-            "elastic_transport", reason="elastic-transport is not installed"
-        )
+        package = pytest.importorskip("elastic_transport", reason="it is not installed")
         options = {"ca_certs": ca} if server.tls else {}
         config = package.NodeConfig(server.scheme, HOST, server.port, **options)
         transport = package.Transport(
@@ -107,9 +105,7 @@ def docker(path):
 
 
 def requests_unixsocket(path):
-    package = pytest.importorskip(
-        "requests_unixsocket", reason="requests-unixsocket2 is not installed"
-    )
+    package = pytest.importorskip("requests_unixsocket", reason="it is not installed")
     session = package.Session()
     url = f"http+unix://{quote(path, safe='')}/a/b?secret=1"
     return lambda: session.get(url), session.close

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import threading
+from unittest.mock import Mock
 
 import pytest
 import urllib3
@@ -88,6 +89,7 @@ def test_a_unix_socket_a_closed_one_and_a_stand_in_say_no():
     assert not has_hung_up(one)
     assert not has_hung_up(object())
     assert not has_hung_up(None)
+    assert not has_hung_up(Mock())
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])

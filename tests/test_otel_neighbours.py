@@ -52,9 +52,7 @@ def samples(registry, port):
 
 
 def test_opentelemetrys_prometheus_exporter_gives_the_same_series(scope, serve):
-    exporter = pytest.importorskip(
-        "opentelemetry.exporter.prometheus", reason="opentelemetry-exporter-prometheus is missing"
-    )
+    exporter = pytest.importorskip("opentelemetry.exporter.prometheus", reason="it is missing")
     server = serve(keep_alive)
     before = set(REGISTRY._collector_to_names)
     reader = exporter.PrometheusMetricReader(scope_info_enabled=False)
@@ -80,9 +78,8 @@ def test_opentelemetrys_prometheus_exporter_gives_the_same_series(scope, serve):
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 @pytest.mark.parametrize("name", ["urllib3", "requests", "botocore"])
 def test_theirs_and_ours_are_both_right(name, first, scope, serve):
-    module = pytest.importorskip(
-        f"opentelemetry.instrumentation.{name}", reason="the instrumentation is not installed"
-    )
+    instrumentation = f"opentelemetry.instrumentation.{name}"
+    module = pytest.importorskip(instrumentation, reason="it is not installed")
     instrumentor = getattr(module, INSTRUMENTORS[name])()
     server, reader, exporter = serve(keep_alive), InMemoryMetricReader(), InMemorySpanExporter()
     provider = MeterProvider([reader], shutdown_on_exit=False)

@@ -19,6 +19,7 @@ from urllib3.exceptions import (
 from peers import HOST, PATIENCE, free_port, held_body, keep_alive, listen, ok, scripted, silence
 
 SHORT = 0.1
+IS_OLD = urllib3.__version__.startswith("1.")
 
 
 def get(pool, **kwargs):
@@ -112,9 +113,7 @@ def test_a_certificate_that_is_not_trusted_is_a_tls_failure(scope, serve, tls):
         assert_tls_failed(scope.of(server), server)
 
 
-@pytest.mark.skipif(
-    urllib3.__version__.startswith("1."), reason="1.26 checks names itself, after the handshake"
-)
+@pytest.mark.skipif(IS_OLD, reason="1.26 checks names itself, after the handshake")
 def test_a_certificate_for_another_name_is_a_tls_failure(scope, serve, authority):
     server = serve(keep_alive, tls=authority.server("other.example"))
     with urllib3.HTTPSConnectionPool(HOST, server.port, ca_certs=authority.file) as pool:

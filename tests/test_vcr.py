@@ -9,6 +9,7 @@ import urllib3
 from peers import HOST, fin, keep_alive, ok, scripted
 
 vcr = pytest.importorskip("vcr", reason="vcrpy is not installed")
+IS_OLD = urllib3.__version__.startswith("1.")
 
 
 def ask(server, authority, paths="abc"):
@@ -37,9 +38,7 @@ def test_a_recording_is_counted_once_and_its_playback_never(
     seen.agrees_with(server)
 
 
-@pytest.mark.skipif(
-    urllib3.__version__.startswith("1."), reason="1.26 checks the headers of what is played, too"
-)
+@pytest.mark.skipif(IS_OLD, reason="1.26 checks the headers of what is played, too")
 def test_what_is_played_in_between_is_not_counted(scope, serve, authority, tmp_path):
     server = serve(keep_alive)
     seen = scope.of(server)

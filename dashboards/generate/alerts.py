@@ -182,8 +182,7 @@ ALERTS = (
         "15m",
         f"{{{{ $labels.job }}}} makes a new Session or PoolManager for its requests to {_WHERE}.",
         "{{ $value | humanizePercentage }} of the requests opened a connection because their "
-        "Session "
-        "or PoolManager was a new one. Every bare `requests.get()` does that." + _COSTS,
+        "Session or PoolManager was a new one. Every bare `requests.get()` does that." + _COSTS,
     ),
     Alert(
         "PoolscopeUnreadResponses",

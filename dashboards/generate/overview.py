@@ -23,10 +23,8 @@ from panels import (
 from promql import UPSTREAM
 from service import CAUSE_COLOURS
 
-_WHERE = (
-    'job=~"$job", server_address=~"$upstream", poolscope_client=~"$client", '
-    'cluster=~"$cluster", namespace=~"$namespace"'
-)
+_JOBS = 'job=~"$job", cluster=~"$cluster", namespace=~"$namespace"'
+_WHERE = f'{_JOBS}, server_address=~"$upstream", poolscope_client=~"$client"'
 _AT = "{{job}} → {{server_address}}:{{server_port}}"
 _TOP = 10
 _ROWS = 25
@@ -63,11 +61,11 @@ _SHARE = ((None, GREEN), (0.05, YELLOW), (1 / t.REQUESTS_PER_CONNECTION.value, R
 _GLANCE = Row("", [
     Shown(number(
         "Services", "Jobs of which at least one instance reports.",
-        f'count({r.INSTANCES}{{job=~"$job"}})', unit="none", empty="none: are the rules loaded?",
+        f"count({r.INSTANCES}{{{_JOBS}}})", unit="none", empty="none: are the rules loaded?",
     )),
     Shown(number(
         "Instances", "Scrape targets that report, of all these services.",
-        f'sum({r.INSTANCES}{{job=~"$job"}})', unit="none", empty="none",
+        f"sum({r.INSTANCES}{{{_JOBS}}})", unit="none", empty="none",
     )),
     Shown(number(
         "Requests", "All requests a second, answered or failed.", f"sum({_of(r.REQUESTS)})",
@@ -87,7 +85,7 @@ _GLANCE = Row("", [
     Shown(number(
         "Alerts that fire", "Of poolscope's own. The table of them is in Alertmanager, or in "
         "Prometheus under Alerts.",
-        'count(ALERTS{alertname=~"Poolscope.+", alertstate="firing", job=~"$job"}) or vector(0)',
+        f'count(ALERTS{{alertname=~"Poolscope.+", alertstate="firing", {_JOBS}}}) or vector(0)',
         unit="none", coloured=((None, GREEN), (1, RED)),
     )),
 ])  # fmt: skip

@@ -13,11 +13,10 @@ UPSTREAM = (*JOB, *(prometheus_label(name) for name in COMMON))
 WINDOW = "5m"
 
 
-def rate(metric: Metric | str, where: str = "", *, suffix: str = "", window: str = WINDOW) -> str:
+def rate(metric: Metric, where: str = "", *, suffix: str = "", window: str = WINDOW) -> str:
     """Spell a counter's rate; ``suffix`` names a histogram's part (``_count``)."""
-    name = metric if isinstance(metric, str) else metric.prometheus_name + suffix
     matchers = f"{{{where}}}" if where else ""
-    return f"rate({name}{matchers}[{window}])"
+    return f"rate({metric.prometheus_name}{suffix}{matchers}[{window}])"
 
 
 def total(expression: str, by: tuple[str, ...]) -> str:

@@ -12,10 +12,9 @@ FIRST, LATER = 'poolscope_reused="false"', 'poolscope_reused="true"'
 IDLE = 'http_connection_state="idle"'
 FULL = 'poolscope_reason="pool_full"'
 
-_WHERE = (
-    'job="$job", instance=~"$instance", server_address=~"$upstream", poolscope_client=~"$client", '
-    'cluster=~"$cluster", namespace=~"$namespace"'
-)
+#: The whole job, and what the other variables leave of it.
+JOB = 'job="$job", cluster=~"$cluster", namespace=~"$namespace"'
+_WHERE = f'{JOB}, instance=~"$instance", server_address=~"$upstream", poolscope_client=~"$client"'
 _WINDOW = "$__rate_interval"
 _ANY_REQUEST = requests(_WHERE, _WINDOW)
 _REQUESTS_BY = total(_ANY_REQUEST, BY)

@@ -23,7 +23,7 @@ from poolscope.catalog import (
     TIMEOUTS,
     prometheus_label,
 )
-from queries import ALL_REQUESTS, FIRST, FULL, GOOD, LATER, at, now, rated, summed
+from queries import ALL_REQUESTS, FIRST, FULL, GOOD, JOB, LATER, at, now, rated, summed
 from signals import SIGNALS
 
 _APPLICATION = ("#F2495C", "#FF7383", "#C4162A", "#FF9830", "#FA6400", "#FFB357")
@@ -145,19 +145,19 @@ _HEALTH = Row("Is poolscope itself well?", [
     Shown(number(
         "Faults of poolscope's own",
         "The application is not touched by them; there is just less telemetry. Normal: none.",
-        f'sum({FAULTS.prometheus_name}{{job="$job", instance=~"$instance"}}) or vector(0)',
+        f'sum({FAULTS.prometheus_name}{{{JOB}, instance=~"$instance"}}) or vector(0)',
         unit="none", coloured=((None, GREEN), (1, RED)), span=8,
     ), ("PoolscopeFaults",)),
     Shown(number(
         "Instances that report",
         "Instances of this job with at least one upstream.",
-        f'count(group by (instance) ({POOLS_OPEN.prometheus_name}{{job="$job"}}))',
+        f"count(group by (instance) ({POOLS_OPEN.prometheus_name}{{{JOB}}}))",
         unit="none", span=8, empty="none",
     ), ("PoolscopeBlind",)),
     Shown(number(
         "Most upstreams of an instance",
         "Each instance tells at most 100 apart (max_origins); later ones share the address _other.",
-        f'max(count by (instance) ({POOLS_OPEN.prometheus_name}{{job="$job"}}))',
+        f"max(count by (instance) ({POOLS_OPEN.prometheus_name}{{{JOB}}}))",
         unit="none", span=8, coloured=((None, GREEN), (100, RED)), empty="none",
     ), ("PoolscopeOtherUpstreams",)),
 ])  # fmt: skip

@@ -113,10 +113,10 @@ def _remember(frame: FrameType) -> int:
 def _root(frame: FrameType) -> str:
     """Name the package that a frame's code belongs to."""
     names = frame.f_globals
-    module = str(names.get("__name__", ""))
+    module = names.get("__name__")
     if module == "__main__":  # of ``python -m gunicorn``, for one
-        module = str(getattr(names.get("__spec__"), "name", "") or module)
-    return module.partition(".")[0]
+        module = getattr(names.get("__spec__"), "name", None) or module
+    return module.partition(".")[0] if isinstance(module, str) else ""
 
 
 def _kind(path: str, root: str) -> int:

@@ -10,9 +10,10 @@ from opentelemetry.metrics import get_meter_provider
 
 import poolscope
 
+_instrumentor: Any = instrumentor  # it hides its names from type checkers
 
-# The module hides its names from type checkers.
-class PoolscopeInstrumentor(instrumentor.BaseInstrumentor):  # type: ignore[name-defined,misc] # as said
+
+class PoolscopeInstrumentor(_instrumentor.BaseInstrumentor):  # type: ignore[misc] # Any, as said
     """Attaches poolscope and reports to OpenTelemetry alone.
 
     ``opentelemetry-instrument`` and the Kubernetes operator find it by its entry point;

@@ -34,28 +34,30 @@ class Connections:
     @property
     def requests(self) -> int:
         """Requests that were answered or failed."""
-        return sum(self._grown("requests").values())
+        return sum(self._grown()["requests"].values())
 
     @property
     def opened(self) -> int:
         """Connections opened."""
-        return sum(self._grown("opened").values())
+        return sum(self._grown()["opened"].values())
 
     @property
     def handshakes(self) -> int:
         """TLS handshakes completed."""
-        return sum(self._grown("handshakes").values())
+        return sum(self._grown()["handshakes"].values())
 
     @property
     def per_request(self) -> float:
         """Connections opened for each request; 0 without requests."""
-        requests = self.requests
-        return self.opened / requests if requests else 0.0
+        grown = self._grown()
+        requests = sum(grown["requests"].values())
+        return sum(grown["opened"].values()) / requests if requests else 0.0
 
     def describe(self) -> str:
         """Say it for each upstream, with the lines of code that asked without need."""
-        requests, opened = self._grown("requests"), self._grown("opened")
-        handshakes, sites = self._grown("handshakes"), self._grown("sites")
+        grown = self._grown()
+        requests, opened = grown["requests"], grown["opened"]
+        handshakes, sites = grown["handshakes"], grown["sites"]
         lines = []
         for upstream in {**requests, **opened}:
             lines.append(
@@ -70,10 +72,14 @@ class Connections:
             ]
         return "\n".join(lines)
 
-    def _grown(self, what: str) -> dict[Any, int]:
-        before = self._before[what]
-        grown = {key: number - before.get(key, 0) for key, number in _totals()[what].items()}
-        return {key: number for key, number in grown.items() if number}
+    def _grown(self) -> dict[str, dict[Any, int]]:
+        """Return what has grown, everything at one moment."""
+        grown: dict[str, dict[Any, int]] = defaultdict(dict)
+        for what, now in _totals().items():
+            before = self._before[what]
+            more = {key: number - before.get(key, 0) for key, number in now.items()}
+            grown[what] = {key: number for key, number in more.items() if number}
+        return grown
 
 
 def _totals() -> dict[str, dict[Any, int]]:

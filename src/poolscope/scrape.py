@@ -20,6 +20,8 @@ from poolscope import catalog
 from poolscope.catalog import Metric
 from poolscope.readings import Readings
 
+_openmetrics: Any = openmetrics  # untyped in prometheus-client 0.16
+
 _NUMBERS = {m.prometheus_name: m for m in catalog.CATALOG if m.kind != "histogram"}
 _BUCKETS = {f"{m.prometheus_name}_bucket": m for m in catalog.CATALOG if m.kind == "histogram"}
 _SUMS = {f"{m.prometheus_name}_sum": m for m in catalog.CATALOG if m.kind == "histogram"}
@@ -81,7 +83,7 @@ def fetch(url: str, timeout: float = 5.0) -> Readings:
 def _families(text: str) -> list[Any]:
     parse: Callable[[str], Iterable[Any]] = text_string_to_metric_families
     if text.rstrip().endswith("# EOF"):
-        parse = openmetrics.text_string_to_metric_families  # type: ignore[no-untyped-call,unused-ignore] # untyped in 0.16
+        parse = _openmetrics.text_string_to_metric_families
     try:
         return list(parse(text))
     except Exception as error:

@@ -1,6 +1,6 @@
 """What poolscope costs the application: CPU per request and per connection, memory, scrapes.
 
-    python tests/benchmarks/cost.py            # about 6 minutes
+    python tests/benchmarks/cost.py            # about 8 minutes
     python tests/benchmarks/cost.py --quick    # does it run at all
 
 Everything is measured in one process and one run, in turns (bare, poolscope, bare, ...), as CPU
