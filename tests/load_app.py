@@ -23,6 +23,7 @@ import poolscope
 
 PAUSE = 0.1  # seconds; some ten requests a second and thread
 TIME_OUT = 5
+HELD_AFTER = 1
 
 fixed, stopped = threading.Event(), threading.Event()
 session = requests.Session()
@@ -69,6 +70,21 @@ class Evicting:
             self.manager.request("GET", url.replace("127.0.0.1", host))
 
 
+class Holding:
+    """Takes a response, and thinks before it reads it."""
+
+    threads = 1
+
+    def __init__(self):
+        self.manager = urllib3.PoolManager(cert_reqs="NONE")
+
+    def __call__(self, url):
+        response = self.manager.request("GET", url, preload_content=False)
+        time.sleep(2.5 * HELD_AFTER)
+        response.drain_conn()
+        response.release_conn()
+
+
 HABITS = {
     "good": good,
     "bare": bare,
@@ -78,6 +94,7 @@ HABITS = {
     "unread": Pooled(1, "/long", read=False),
     "evicting": Evicting(),
     "racing": Pooled(1, "/fin"),
+    "holding": Holding(),
     "refused": Pooled(1),
 }
 
@@ -92,10 +109,11 @@ def live(habit, url):
 
 def attach(options):
     """Attach poolscope in the way that the arguments ask for, if they do."""
+    settings = {"call_sites": True, "held_after": HELD_AFTER}
     if options.native is not None:
-        poolscope.instrument(call_sites=True)
+        poolscope.instrument(**settings)
     elif options.otel is not None:
-        poolscope.instrument(MeterProvider([PrometheusMetricReader()]), call_sites=True)
+        poolscope.instrument(MeterProvider([PrometheusMetricReader()]), **settings)
     else:
         return
     prometheus_client.start_http_server(options.native or options.otel, "127.0.0.1")

@@ -4,19 +4,22 @@ import pytest
 
 import scripted
 from poolscope import events as ev
-from poolscope.advice import findings, seconds_lost
+from poolscope.advice import findings
 from scripted import API, answered, closed, failed, opened, summary
 
 LEVELS = ev.Levels(API, idle=2, max=2, pools=1)
 
 
-def found(*histories):
-    (origin,) = summary(*histories)["origins"]
-    return findings(origin)
+def found(*histories, seconds=None):
+    return findings(summary(*histories) | {"seconds": seconds})
 
 
 def dropped(reason, seconds, times):
     return [ev.FoundDropped(API, reason, seconds)] * times
+
+
+def held(times, line="12"):
+    return [ev.Held(API, "shop/export.py", "rows", line)] * times
 
 
 def waits(seconds, times):
@@ -29,30 +32,30 @@ def no_connection(error, times):
 
 # For each finding a history that gives it, and one that comes close to it but gives nothing.
 CASES = {
-    "session-per-call": (
+    "PoolscopeSessionPerRequest": (
         [scripted.session_per_call()],
         # 20 threads with a Session each.
         [answered(20, 980), opened("first"), opened("new_pool", 19)],
     ),
-    "pool-too-small": (
+    "PoolscopePoolTooSmall": (
         [scripted.small_pool()],
         # One burst in a long time.
         [answered(50, 9950), opened("first"), opened("growth", 49), closed("pool_full", 40)],
     ),
-    "pool-wait": (
+    "PoolscopePoolWait": (
         [answered(2, 198), waits(0.0001, 100), waits(0.2, 100), [LEVELS]],
         [answered(2, 198), waits(0.0001, 199), waits(0.2, 1), [LEVELS]],
     ),
-    "unread-responses": (
+    "PoolscopeUnreadResponses": (
         [answered(50, 50), opened("first"), opened("replaced_unread", 49), closed("unread", 50)],
         [answered(3, 97), opened("first"), opened("replaced_unread", 2), closed("unread", 3)],
     ),
-    "pool-evictions": (
+    "PoolscopePoolEviction": (
         [answered(50, 50), opened("first"), opened("replaced_evicted", 49), closed("evicted", 50)],
         # Dropped, and never wanted again.
         [answered(50, 50), opened("first", 50), closed("evicted", 50)],
     ),
-    "server-closes": (
+    "PoolscopeServerCloses": (
         [answered(20), opened("replaced_server_close", 20), closed("server_close", 20)],
         # keepalive_requests 1000
         [
@@ -61,19 +64,23 @@ CASES = {
             closed("server_close", 10, requests=1000),
         ],
     ),
-    "idle-race": (
+    "PoolscopeIdleTimeoutRace": (
         [scripted.idle_race()],
         [answered(5, 995), opened("replaced_stale", 4), closed("stale", 4)],
     ),
-    "connect-failures": (
+    "PoolscopeHeldConnections": (
+        [answered(5, 295), held(3)],
+        [answered(5, 296), held(3)],
+    ),
+    "PoolscopeConnectFailures": (
         [answered(1, 99), opened("first"), no_connection("refused", 5)],
         [answered(1, 999), opened("first"), no_connection("refused", 5)],
     ),
-    "requests-time-out": (
+    "PoolscopeRequestTimeouts": (
         [answered(10, 90), opened("replaced_timeout", 5), failed("timeout", 5)],
         [answered(10, 990), opened("replaced_timeout", 5), failed("timeout", 5)],
     ),
-    "requests-break": (
+    "PoolscopeRequestsCutOff": (
         [answered(10, 90), failed("protocol", 2), failed("reset", 3)],
         [answered(10, 990), failed("protocol", 2), failed("reset", 3)],
     ),
@@ -118,7 +125,7 @@ def test_a_new_session_at_a_server_that_closes_takes_both_changes():
         closed("server_close", 40),
     ]
     session, server = found(*history)
-    assert (session.id, server.id) == ("session-per-call", "server-closes")
+    assert (session.id, server.id) == ("PoolscopeSessionPerRequest", "PoolscopeServerCloses")
     assert session.cause.endswith(
         "The other side closes connections as well, so it takes both changes."
     )
@@ -135,19 +142,120 @@ def test_failures_come_first_then_what_costs_most():
         failed("timeout", 10),
     ]
     assert [(one.id, one.severity) for one in found(*history)] == [
-        ("requests-time-out", "failing"),
-        ("session-per-call", "costly"),
-        ("server-closes", "costly"),
+        ("PoolscopeRequestTimeouts", "failing"),
+        ("PoolscopeSessionPerRequest", "costly"),
+        ("PoolscopeServerCloses", "costly"),
     ]
 
 
 def test_the_cost_is_the_openings_times_the_mean_time_to_open_and_the_waits():
-    (origin,) = summary(scripted.small_pool(), waits(0.5, 10))["origins"]
-    assert seconds_lost(origin) == pytest.approx(40 * 0.03 + 10 * 0.5)
-    assert {one.id: one.seconds for one in findings(origin)} == {
-        "pool-wait": pytest.approx(5.0),
-        "pool-too-small": pytest.approx(1.2),
+    costs = found(scripted.small_pool(), waits(0.5, 10))
+    assert {one.id: one.cost.seconds for one in costs} == {
+        "PoolscopePoolWait": pytest.approx(5.0),
+        "PoolscopePoolTooSmall": pytest.approx(1.2),
     }
+
+
+SHARES = {
+    "PoolscopeSessionPerRequest": (0.05, lambda times: [opened("new_pool", times)]),
+    "PoolscopeUnreadResponses": (0.05, lambda times: [closed("unread", times)]),
+    "PoolscopePoolEviction": (0.05, lambda times: [opened("replaced_evicted", times)]),
+    "PoolscopeServerCloses": (0.05, lambda times: [closed("server_close", times)]),
+    "PoolscopeIdleTimeoutRace": (0.05, lambda times: [closed("stale", times)]),
+    "PoolscopePoolTooSmall": (0.01, lambda times: [closed("pool_full", times)]),
+    "PoolscopeHeldConnections": (0.01, lambda times: [held(times)]),
+}
+
+
+@pytest.mark.parametrize("kind", SHARES)
+def test_how_much_is_enough(kind):
+    """Three times, of ten requests, and a share of them."""
+    share, history = SHARES[kind]
+    requests = round(40 / share)
+    assert [one.id for one in found(answered(0, requests), *history(40))] == [kind]
+    assert found(answered(0, requests + 1), *history(40)) == []
+    assert [one.id for one in found(answered(0, 10), *history(3))] == [kind]
+    assert found(answered(0, 10), *history(2)) == []
+    assert found(answered(0, 9), *history(9)) == []
+
+
+def test_held_connections_are_let_go_of_before_the_pool_grows():
+    """Room for more would be held as well."""
+    wait, leak = found(answered(2, 198), waits(0.2, 100), held(9), seconds=60.0)
+    assert (wait.id, leak.id) == ("PoolscopePoolWait", "PoolscopeHeldConnections")
+    assert wait.change.startswith("Let go of the responses that hold connections")
+    assert leak.where == "shop/export.py:12 in rows, 9 times"
+
+
+@pytest.mark.parametrize("one", CASES)
+@pytest.mark.parametrize("other", CASES)
+def test_no_two_findings_contradict_each_other(one, other):
+    """Each stands once, and each setting has one value."""
+    seen = found(*CASES[one][0], *CASES[other][0], seconds=600.0)
+    assert len({finding.id for finding in seen}) == len(seen)
+    for name in ("pool_maxsize", "num_pools"):
+        assert len({f.settings[name] for f in seen if name in f.settings}) <= 1
+    ids = {finding.id for finding in seen}
+    if "PoolscopeHeldConnections" in ids:
+        assert not any(f.settings for f in seen if f.id.startswith("PoolscopePoolWait"))
+
+
+BUSY = 60.0  # seconds that connections were checked out, in 10 seconds
+
+
+@pytest.mark.parametrize(
+    ("fast", "slow", "size", "why"),
+    [
+        (0.02, 0.02, 12, "latency is steady, so there should be room for 2 times as many, 12"),
+        (0.02, 0.4, 30, "latency varies much (p99 is 26 times p50), so there should be room for 5"),
+    ],
+)
+def test_the_size_comes_from_the_mean_in_use_and_from_how_latency_varies(fast, slow, size, why):
+    history = [
+        answered(10, 90, fast=fast),
+        answered(0, 10, fast=slow),
+        [ev.PoolOpened(API), ev.Busy(API, BUSY)],
+        opened("first"),
+        opened("growth", 7),
+        closed("pool_full", 10),
+        [LEVELS],
+    ]
+    (finding,) = found(*history, seconds=10.0)
+    assert finding.settings == {"pool_maxsize": size}
+    assert "6.0 are in use on average (by Little's law); " + why in finding.cause
+    (unknown,) = found(*history)
+    assert unknown.settings == {"pool_maxsize": 8}
+    assert unknown.cause.endswith("has room for: up to 8 were in use at once.")
+
+
+def test_the_size_of_a_pool_that_blocks_counts_those_that_queue():
+    history = [
+        answered(2, 198),
+        [ev.PoolOpened(API), ev.Busy(API, 20.0)],
+        waits(0.7, 200),
+        [LEVELS],
+    ]
+    (finding,) = found(*history, seconds=10.0)
+    assert finding.settings == {"pool_maxsize": 16}  # 2 in use, 14 in the queue
+    assert "with those that queue 16 are wanted on average" in finding.cause
+
+
+def test_as_many_pools_are_advised_as_hosts_are_called():
+    hosts = [API._replace(address=f"host-{number}") for number in range(12)]
+    (evicted,) = found(*CASES["PoolscopePoolEviction"][0], *(answered(5, origin=h) for h in hosts))
+    assert evicted.settings == {"num_pools": 13}
+    other = API._replace(address="_other", port="")
+    (evicted,) = found(*CASES["PoolscopePoolEviction"][0], answered(5, origin=other))
+    assert evicted.settings == {}
+
+
+def test_findings_of_all_upstreams_stand_worst_first():
+    other = API._replace(address="other.example.com")
+    seen = found(scripted.small_pool(), scripted.session_per_call(other))
+    assert [(one.id, one.upstream) for one in seen] == [
+        ("PoolscopeSessionPerRequest", "https://other.example.com"),
+        ("PoolscopePoolTooSmall", "https://api.example.com"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -206,10 +314,10 @@ def test_how_long_idle_connections_live_is_told_as_far_as_it_is_known(idle, caus
 def test_a_reset_right_after_use_is_no_matter_of_idle_time():
     history = [answered(10, 90), failed("reset", 5, reused=True), closed("reset", 5)]
     (idle,) = found(*history, dropped("reset", 40.0, 5))
-    assert (idle.id, idle.severity) == ("idle-race", "failing")
+    assert (idle.id, idle.severity) == ("PoolscopeIdleTimeoutRace", "failing")
     (busy,) = found(*history, dropped("reset", 0.02, 5))
     assert (busy.id, busy.problem) == (
-        "requests-break",
+        "PoolscopeRequestsCutOff",
         "Of 105 requests some failed half-way: 5 cut off before the answer.",
     )
 

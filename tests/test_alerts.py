@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from poolscope import catalog
+from poolscope import advice, catalog
 from poolscope.catalog import Metric
 from watching import DASHBOARDS, RULES
 
@@ -97,6 +97,10 @@ WRONG = {
     | samples(catalog.IDLE_TIME, 4, 6, 'poolscope_reason="reset"'),
     "PoolscopeSessionPerRequest": opened("new_pool", 90),
     "PoolscopeUnreadResponses": closed("unread", 60),
+    "PoolscopeHeldConnections": {series(catalog.HELD, 'code_file_path="app.py"'): 30},
+    "PoolscopeServerCloses": closed("server_close", 60),
+    "PoolscopeRequestTimeouts": failed("timeout", 30),
+    "PoolscopeRequestsCutOff": failed("reset", 10, "false") | failed("protocol", 10),
     "PoolscopePoolEviction": opened("replaced_evicted", 60),
     "PoolscopeConnectFailures": failed("connect", 60, "false"),
 }
@@ -307,7 +311,18 @@ def test_more_upstreams_than_are_told_apart_fire(tmp_path):
     assert firing(tmp_path, scraped, LAST) == {"PoolscopeOtherUpstreams"}
 
 
-def test_every_alert_is_tried():
+def alerts():
     rules = yaml.safe_load((DASHBOARDS / "alerting-rules.yaml").read_text())
-    names = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
-    assert set(WRONG) | ELSEWHERE == names
+    return {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+
+
+def test_every_alert_is_tried():
+    assert set(WRONG) | ELSEWHERE == alerts()
+
+
+def test_every_finding_is_named_after_an_alert():
+    """The runbook has a section of that name for each."""
+    sources = (Path(advice.__file__).parent / f"{name}.py" for name in ("failures", "waste"))
+    ids = {found for source in sources for found in re.findall(r'"(Pool\w+)"', source.read_text())}
+    assert len(ids) == 12
+    assert ids <= alerts()

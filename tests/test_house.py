@@ -40,12 +40,14 @@ ARROWS = {
     "history": VOCABULARY | {"readings", "scrape"},
     "callsites": VOCABULARY | {"records"},
     "origins": {"events", "records", "shield"},
-    "scope": {"callsites", "events", "observers", "origins", "records", "shield"},
+    "folding": {"callsites", "events", "origins", "records", "shield"},
+    "scope": {"events", "folding", "observers", "records", "shield"},
     "patching": {"shield"},
     "patcher": {"patching", "shield"},
     "endings": {"patching"},
     "process": {
         "clients",
+        "config",
         "endings",
         "observers",
         "patcher",
@@ -151,6 +153,7 @@ CONTRACT = """
 poolscope.connections.opened | counter {connection} | poolscope.cause | poolscope_connections_opened_total
 poolscope.connections.by_callsite | counter {connection} | code.file.path code.function.name code.line.number poolscope.cause | poolscope_connections_by_callsite_total
 poolscope.connections.closed | counter {connection} | poolscope.reason | poolscope_connections_closed_total
+poolscope.connections.held | counter {connection} | code.file.path code.function.name code.line.number | poolscope_connections_held_total
 poolscope.connection.create_time | histogram s | error.type | poolscope_connection_create_time_seconds
 poolscope.tls.handshake.duration | histogram s | tls.protocol.version tls.resumed error.type | poolscope_tls_handshake_duration_seconds
 poolscope.request.duration | histogram s | poolscope.reused | poolscope_request_duration_seconds

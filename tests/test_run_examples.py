@@ -35,12 +35,12 @@ def example(name, *args):
 @pytest.mark.parametrize(
     ("command", "found"),
     [
-        ("bare_get", ["session-per-call"]),
+        ("bare_get", ["PoolscopeSessionPerRequest"]),
         ("one_session", []),
-        ("small_pool", ["pool-too-small"]),
+        ("small_pool", ["PoolscopePoolTooSmall"]),
         ("small_pool --pool 8", []),
-        ("idle_upstream --idle-ms 50 --pause-ms 150", ["idle-race"]),
-        ("gunicorn_service", ["session-per-call"]),
+        ("idle_upstream --idle-ms 50 --pause-ms 150", ["PoolscopeIdleTimeoutRace"]),
+        ("gunicorn_service", ["PoolscopeSessionPerRequest"]),
     ],
 )
 def test_the_report_names_what_the_example_is_about(command, found):

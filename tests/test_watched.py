@@ -26,7 +26,7 @@ APP = Path(__file__).parent / "load_app.py"
 JOBS = ("native", "otel")
 #: An upstream for each habit of load_app.
 TROUBLES = (
-    "good", "bare", "small", "waiting", "impatient", "unread", "evicting", "racing",
+    "good", "bare", "small", "waiting", "impatient", "unread", "evicting", "racing", "holding",
 )  # fmt: skip
 
 
@@ -178,10 +178,10 @@ def test_the_shares_that_panels_show_are_true(services):
 #: What the report has to say of each upstream.
 FINDINGS = {
     "good": set(),
-    "bare": {"session-per-call"},
-    "small": {"pool-too-small"},
-    "waiting": {"pool-wait"},
-    "unread": {"unread-responses"},
+    "bare": {"PoolscopeSessionPerRequest"},
+    "small": {"PoolscopePoolTooSmall"},
+    "waiting": {"PoolscopePoolWait"},
+    "unread": {"PoolscopeUnreadResponses"},
 }
 
 

@@ -80,6 +80,11 @@ _MANY_CLOSED = (
     f"sum by ({', '.join(UPSTREAM)}) ({r.CLOSED_RATE}) > on () group_left () {_limit(t.MIN_CLOSED)}"
 )
 _FAILS_TO_CONNECT = f'sum by ({", ".join(UPSTREAM)}) ({r.FAILED_RATE}{{error_type="connect"}})'
+#: Those on a connection that had been used before are for PoolscopeIdleTimeoutRace.
+_CUT_OFF = (
+    f'sum by ({", ".join(UPSTREAM)}) ({r.FAILED_RATE}{{error_type=~"protocol|other"}} or '
+    f'{r.FAILED_RATE}{{error_type="reset",poolscope_reused="false"}})'
+)
 _JOB = ", ".join(JOB)
 
 ALERTS = (
@@ -192,6 +197,46 @@ ALERTS = (
         f"{{{{ $labels.job }}}} loses connections to {_WHERE} by not reading responses.",
         "After {{ $value | humanizePercentage }} of the requests the connection had to be closed, "
         "because the response was given up before it had been read to the end." + _COSTS,
+    ),
+    Alert(
+        "PoolscopeHeldConnections",
+        "warning",
+        _above(f"{r.HELD_RATE} / ({r.REQUESTS} > 0)", t.HELD, _BUSY),
+        "15m",
+        f"{{{{ $labels.job }}}} does not let go of connections to {_WHERE}.",
+        "{{ $value | humanizePercentage }} of the requests' responses kept their connection for "
+        "longer than `held_after` after the headers had come: they are neither read nor closed.",
+    ),
+    Alert(
+        "PoolscopeServerCloses",
+        "info",
+        _above(_per_request(r.CLOSED_RATE, 'poolscope_reason="server_close"'), t.SERVER_CLOSES,
+               _BUSY),
+        "15m",
+        f"{_WHERE} ends connections from {{{{ $labels.job }}}} with its answers.",
+        "{{ $value | humanizePercentage }} of the requests were answered with "
+        "`Connection: close` or HTTP/1.0, so that the next one had to open a new connection."
+        + _COSTS,
+    ),
+    Alert(
+        "PoolscopeRequestTimeouts",
+        "warning",
+        _above(_per_request(r.FAILED_RATE, 'error_type="timeout"'), t.TIMEOUTS, _BUSY),
+        "10m",
+        f"Requests from {{{{ $labels.job }}}} to {_WHERE} time out.",
+        "{{ $value | humanizePercentage }} of the requests got no answer within the time-out that "
+        "the application sets. Each costs its connection, too.",
+    ),
+    Alert(
+        "PoolscopeRequestsCutOff",
+        "warning",
+        _above(
+            f"{_CUT_OFF} / ({r.REQUESTS} > 0)", t.CUT_OFF, _BUSY
+        ),
+        "10m",
+        f"Requests from {{{{ $labels.job }}}} to {_WHERE} are cut off.",
+        "{{ $value | humanizePercentage }} of the requests were cut off on a new connection, or "
+        "answered with something that is not HTTP.",
     ),
     Alert(
         "PoolscopePoolEviction",

@@ -9,6 +9,7 @@ from poolscope.catalog import (
     FAILED,
     FAULTS,
     HANDSHAKE,
+    HELD,
     IDLE_TIME,
     LIFETIME,
     OPEN,
@@ -36,6 +37,7 @@ REQUESTS = "upstream:poolscope_requests:rate5m"
 OPENED_RATE, _OPENED = _counter(OPENED, "poolscope_cause")
 CLOSED_RATE, _CLOSED = _counter(CLOSED, "poolscope_reason")
 FAILED_RATE, _FAILED = _counter(FAILED, "poolscope_reused", "error_type")
+HELD_RATE, _HELD = _counter(HELD)
 TIMEOUTS_RATE, _TIMEOUTS = _counter(TIMEOUTS)
 HANDSHAKES_RATE = "upstream:poolscope_tls_handshakes:rate5m"
 CREATE_SECONDS = "upstream:poolscope_connection_create_time_seconds:rate5m"
@@ -65,6 +67,7 @@ RECORDINGS: dict[str, str] = {
     OPENED_RATE: _OPENED,
     CLOSED_RATE: _CLOSED,
     FAILED_RATE: _FAILED,
+    HELD_RATE: _HELD,
     TIMEOUTS_RATE: _TIMEOUTS,
     HANDSHAKES_RATE: total(rate(HANDSHAKE, 'error_type=""', suffix="_count"), UPSTREAM),
     CREATE_SECONDS: total(rate(CREATE_TIME, suffix="_sum"), UPSTREAM),

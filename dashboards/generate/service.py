@@ -13,6 +13,7 @@ from poolscope.catalog import (
     FAILED,
     FAULTS,
     HANDSHAKE,
+    HELD,
     NEEDED_CAUSES,
     OPEN,
     OPENED,
@@ -107,7 +108,7 @@ _WHY = Row("Why? Causes and reasons", [
         "nobody's fault.",
         [Query(summed(CLOSED, ("poolscope_reason",)), "{{poolscope_reason}}")],
         unit="cps", stacked=True, by_name=_REASON_COLOURS, empty="none closed",
-    )),
+    ), ("PoolscopeServerCloses",)),
     Shown(lines(
         "Which lines of code asked for connections without need?",
         "The ten busiest, of connections that the application need not have opened. Looked for "
@@ -120,6 +121,16 @@ _WHY = Row("Why? Causes and reasons", [
         unit="cps", empty="none, or not looked for", span=24,
     ), ("PoolscopeSessionPerRequest", "PoolscopeUnreadResponses")),
     Shown(lines(
+        "Which lines of code take responses and keep their connections?",
+        "The ten busiest, of responses that were neither read nor closed for longer than "
+        "held_after (a minute). Without a name where nobody knows. Normal: none.",
+        [Query(
+            f"topk(10, {summed(HELD, _SITE[:-1])})",
+            "{{code_file_path}}:{{code_line_number}} in {{code_function_name}}",
+        )],
+        unit="cps", empty="none held", span=24,
+    ), ("PoolscopeHeldConnections",)),
+    Shown(lines(
         "Which requests failed?",
         "connect: no usable connection. reset on a re-used connection: the other side hung up on "
         "an idle one. Normal: none.",
@@ -128,7 +139,7 @@ _WHY = Row("Why? Causes and reasons", [
             "{{error_type}}, re-used: {{poolscope_reused}}",
         )],
         unit="cps", stacked=True, reds=True, empty="none failed",
-    ), ("PoolscopeConnectFailures",)),
+    ), ("PoolscopeConnectFailures", "PoolscopeRequestTimeouts", "PoolscopeRequestsCutOff")),
     Shown(lines(
         "How many pools are there, and how many are made?",
         "A pool belongs to one Session or PoolManager and one host. Normal: none made once the "

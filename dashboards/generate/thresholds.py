@@ -61,6 +61,14 @@ NEW_POOLS = Threshold(
 UNREAD = Threshold(
     "unread_per_request", 0.05, "Connections that unread responses may cost, per request."
 )
+SERVER_CLOSES = Threshold(
+    "server_closes_per_request", 0.05, "Answers that may end their connection, per request."
+)
+HELD = Threshold(
+    "held_per_request", 0.01, "Responses that may keep their connection too long, per request."
+)
+TIMEOUTS = Threshold("timeouts_per_request", 0.01, "The share of requests that may time out.")
+CUT_OFF = Threshold("cut_off_per_request", 0.01, "The share of requests that may be cut off.")
 EVICTIONS = Threshold(
     "evictions_per_request", 0.05, "Connections that evicted pools may cost, per request."
 )
@@ -73,6 +81,6 @@ MIN_FAILURES = Threshold(
 
 THRESHOLDS = (
     MIN_REQUESTS, MIN_EACH, REQUESTS_PER_CONNECTION, HANDSHAKES, FIRST_GAP, FIRST_SHARE, DISCARDS,
-    POOL_WAIT, POOL_TIMEOUTS, LIFETIME, MIN_CLOSED, IDLE_RESETS, NEW_POOLS, UNREAD, EVICTIONS,
-    CONNECT_FAILURES, MIN_FAILURES,
+    POOL_WAIT, POOL_TIMEOUTS, LIFETIME, MIN_CLOSED, IDLE_RESETS, NEW_POOLS, UNREAD, SERVER_CLOSES,
+    HELD, TIMEOUTS, CUT_OFF, EVICTIONS, CONNECT_FAILURES, MIN_FAILURES,
 )  # fmt: skip

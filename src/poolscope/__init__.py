@@ -27,6 +27,7 @@ def instrument(
     max_origins: int | None = None,
     span_attributes: bool | None = None,
     call_sites: bool | None = None,
+    held_after: float | None = None,
 ) -> None:
     """Attach to the HTTP clients of this process, those imported later included.
 
@@ -37,8 +38,9 @@ def instrument(
     OpenTelemetry spans know of the connections that were used under them (no;
     ``POOLSCOPE_SPAN_ATTRIBUTES``; see :mod:`poolscope.clients.urllib3_spans`). ``call_sites`` looks
     which line of code asks for a connection that need not be opened (no;
-    ``POOLSCOPE_CALL_SITES``; :mod:`poolscope.callsites`). All three hold for the process from the
-    first call on.
+    ``POOLSCOPE_CALL_SITES``; :mod:`poolscope.callsites`). ``held_after`` is for how many seconds a
+    response may keep its connection before it is counted as held (60; ``POOLSCOPE_HELD_AFTER``).
+    All of these hold for the process from the first call on.
 
     Calling it again changes nothing, except that observers that are new are told as well. With
     ``POOLSCOPE_DISABLED=1`` in the environment it does nothing at all.
@@ -51,15 +53,18 @@ def instrument(
 
     if config.disabled():
         return
-    maximum = config.max_origins(max_origins)
-    spans = config.span_attributes(span_attributes)
-    sites = config.call_sites(call_sites)
+    settings = config.settings(
+        max_origins=max_origins,
+        span_attributes=span_attributes,
+        call_sites=call_sites,
+        held_after=held_after,
+    )
     from poolscope.process import Process  # noqa: PLC0415 - needs wrapt
 
     with _lock:
         heard = _resolve(observers)
         if _process is None:
-            _process = Process(maximum, span_attributes=spans, call_sites=sites)
+            _process = Process(settings)
         _process.attach(heard)
 
 
@@ -82,6 +87,7 @@ def snapshot() -> dict[str, Any]:
         return summarize(Readings())
     with _process.scope.locked():
         _process.scope.drain()
+        _process.readings.seconds = _process.scope.age
         return summarize(_process.readings)
 
 

@@ -14,7 +14,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolscope.catalog import AVOIDABLE_CAUSES
-from poolscope.events import AskedFor, Origin
+from poolscope.events import AskedFor, Held, Origin
 
 if TYPE_CHECKING:
     from poolscope.records import Connection
@@ -140,10 +140,22 @@ class CallSites:
         self._known: set[CallSite] = set()
 
     def asked_for(self, connection: Connection, origin: Origin) -> Iterator[AskedFor]:
-        """Yield what is to be told of a connection whose cause is known; its site is done with."""
-        site, connection.site = connection.site, None
+        """Yield what is to be told of a connection whose cause is known."""
+        site = connection.site
         if site is not None and connection.cause in AVOIDABLE_CAUSES:
             yield AskedFor(origin, *self.spelled(site), connection.cause)
+
+    def held(self, connection: Connection, origin: Origin) -> Held:
+        """Return what is to be told of a connection that is held.
+
+        Its first request was made where it was asked for; later ones are looked at only once
+        something has been held in their pool, as that costs every request some microseconds.
+        """
+        site = connection.carrier.site
+        if site is None and connection.answered == 1:
+            site = connection.site
+        connection.carrier.pool.follows = connection.site is not None
+        return Held(origin, *self.spelled(site)) if site is not None else Held(origin)
 
     def spelled(self, site: Site) -> CallSite:
         """Spell a site out, or return what stands for all beyond the bound."""

@@ -94,6 +94,13 @@ CLOSED = Metric(
     "Connections closed, by why.",
     ("poolscope.reason",),
 )
+HELD = Metric(
+    "poolscope.connections.held",
+    "counter",
+    "{connection}",
+    "Responses that kept their connection for too long, by the line of code that asked for them.",
+    ("code.file.path", "code.function.name", "code.line.number"),
+)
 CREATE_TIME = Metric(
     "poolscope.connection.create_time",
     "histogram",
@@ -226,9 +233,9 @@ FAULTS = Metric(
 )
 
 CATALOG = (
-    OPENED, BY_CALLSITE, CLOSED, CREATE_TIME, HANDSHAKE, REQUEST, FAILED, WAIT_TIME, TIMEOUTS,
-    PENDING, MAX, BUSY_TIME, REQUESTS, IDLE_TIME, AGE_SUM, OLDEST_AGE, OPEN, STALE, LIFETIME,
-    POOLS_OPENED, POOLS_OPEN, FAULTS,
+    OPENED, BY_CALLSITE, CLOSED, HELD, CREATE_TIME, HANDSHAKE, REQUEST, FAILED, WAIT_TIME,
+    TIMEOUTS, PENDING, MAX, BUSY_TIME, REQUESTS, IDLE_TIME, AGE_SUM, OLDEST_AGE, OPEN, STALE,
+    LIFETIME, POOLS_OPENED, POOLS_OPEN, FAULTS,
 )  # fmt: skip
 
 #: What is open now, read at each drain.

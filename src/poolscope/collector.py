@@ -138,7 +138,7 @@ class Collector:
         own = event.origin
         state, _ = self._origins.find(own)
         event = event._replace(origin=state.origin)
-        if isinstance(event, ev.AskedFor):
+        if isinstance(event, ev.AskedFor | ev.Held) and event.path:
             site = self._sites.known(CallSite(event.path, event.function, event.line))
             return event._replace(**site._asdict())
         if not isinstance(event, ev.Levels):

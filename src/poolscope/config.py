@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
-
-MAX_ORIGINS = 100
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 _YES = ("1", "true", "yes", "on")
 _NO = ("", "0", "false", "no", "off")
@@ -13,6 +14,20 @@ _NO = ("", "0", "false", "no", "off")
 
 class ConfigError(ValueError):
     """A setting has a value that means nothing; the message says which, and what would."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is set, for the process from its first ``instrument()`` on."""
+
+    #: How many origins are told apart; later ones share one name.
+    max_origins: int = 100
+    #: Whether OpenTelemetry spans are told of the connections that were used under them.
+    span_attributes: bool = False
+    #: Whether it is looked which line of code asks for a connection.
+    call_sites: bool = False
+    #: Seconds after which a response that still keeps its connection is counted.
+    held_after: float = 60.0
 
 
 def disabled(environ: Mapping[str, str] = os.environ) -> bool:
@@ -23,31 +38,23 @@ def disabled(environ: Mapping[str, str] = os.environ) -> bool:
     return _is_yes("POOLSCOPE_DISABLED", environ)
 
 
-def span_attributes(value: object = None, environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether spans are told of connections: ``value``, ``POOLSCOPE_SPAN_ATTRIBUTES``, no.
+def settings(environ: Mapping[str, str] = os.environ, **keywords: object) -> Settings:
+    """Return the settings: each as its keyword says, or else its variable, or else the default.
 
-    Raises :exc:`ConfigError` for a value that is neither yes nor no.
+    Raises :exc:`ConfigError` for a value that means nothing.
     """
-    return _switch("span_attributes", value, environ)
+    found = {}
+    for one in fields(Settings):
+        name, value = one.name, keywords.get(one.name)
+        if value is None:
+            name = f"POOLSCOPE_{one.name.upper()}"
+            value = environ.get(name) or None
+        if value is not None:
+            found[one.name] = _READ[one.name](name, value)
+    return Settings(**found)
 
 
-def call_sites(value: object = None, environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether lines of code are looked for: ``value``, ``POOLSCOPE_CALL_SITES``, or no.
-
-    Raises :exc:`ConfigError` for a value that is neither yes nor no.
-    """
-    return _switch("call_sites", value, environ)
-
-
-def max_origins(value: object = None, environ: Mapping[str, str] = os.environ) -> int:
-    """Return how many origins are told apart: ``value``, or ``POOLSCOPE_MAX_ORIGINS``, or 100.
-
-    Raises :exc:`ConfigError` unless it is a whole number from 1 on.
-    """
-    name = "max_origins"
-    if value is None:
-        name = "POOLSCOPE_MAX_ORIGINS"
-        value = environ.get(name) or MAX_ORIGINS
+def _count(name: str, value: object) -> int:
     try:
         number = int(str(value))
     except ValueError:
@@ -57,9 +64,19 @@ def max_origins(value: object = None, environ: Mapping[str, str] = os.environ) -
     return number
 
 
-def _switch(name: str, value: object, environ: Mapping[str, str]) -> bool:
-    if value is None:
-        return _is_yes(f"POOLSCOPE_{name.upper()}", environ)
+def _seconds(name: str, value: object) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise ConfigError(f"{name} must be a number of seconds above 0, not {value!r}.")
+    return number
+
+
+def _switch(name: str, value: object) -> bool:
+    if isinstance(value, str):
+        return _is_yes(name, {name: value})
     if not isinstance(value, bool):
         raise ConfigError(f"{name} must be True or False, not {value!r}.")
     return value
@@ -70,3 +87,11 @@ def _is_yes(name: str, environ: Mapping[str, str]) -> bool:
     if value not in (*_YES, *_NO):
         raise ConfigError(f"{name} must be 1 or 0, not {value!r}.")
     return value in _YES
+
+
+_READ: dict[str, Callable[[str, object], Any]] = {
+    "max_origins": _count,
+    "span_attributes": _switch,
+    "call_sites": _switch,
+    "held_after": _seconds,
+}

@@ -61,6 +61,18 @@ class AskedFor(NamedTuple):
     cause: str
 
 
+class Held(NamedTuple):
+    """A response has kept its connection for too long, and the line that asked for it.
+
+    Empty where that is not known.
+    """
+
+    origin: Origin
+    path: str = ""
+    function: str = ""
+    line: str = ""
+
+
 class Created(NamedTuple):
     """A connection became usable, or failed to (``error``), after this many seconds."""
 
@@ -155,8 +167,8 @@ class Faulted(NamedTuple):
 
 #: What happens at an origin.
 Event = (
-    OriginSeen | PoolOpened | Opened | AskedFor | Created | Handshake | Answered | Failed | Waited
-    | WaitTimedOut | FoundDropped | Busy | Closed | Levels
+    OriginSeen | PoolOpened | Opened | AskedFor | Held | Created | Handshake | Answered | Failed
+    | Waited | WaitTimedOut | FoundDropped | Busy | Closed | Levels
 )  # fmt: skip
 AnyEvent = Event | Faulted
 

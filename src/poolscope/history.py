@@ -13,7 +13,8 @@ from poolscope.catalog import Metric
 from poolscope.readings import Readings
 from poolscope.scrape import NotFoundError, ScrapeError
 
-_WINDOW = re.compile(r"[1-9]\d*(s|m|h|d|w)")
+_WINDOW = re.compile(r"([1-9]\d*)([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class _Sample(NamedTuple):
@@ -33,7 +34,8 @@ def fetch(url: str, window: str, job: str = "", timeout: float = 30.0) -> Readin
     ``increase()``: extrapolated to the window's ends, and blind to a series' first value. Raises
     :exc:`poolscope.scrape.ScrapeError`.
     """
-    if not _WINDOW.fullmatch(window):
+    given = _WINDOW.fullmatch(window)
+    if given is None:
         raise ScrapeError(f"{window!r} is not a window of time; give one such as 30m, 1h or 7d.")
     base = scrape.complete(url, "/").rstrip("/")
     where = "{job=" + json.dumps(job) + "}" if job else ""
@@ -45,6 +47,7 @@ def fetch(url: str, window: str, job: str = "", timeout: float = 30.0) -> Readin
     if not readings.numbers and not readings.distributions:
         whose = f" of the job {job!r}" if job else ""
         raise ScrapeError(f"{url} has no series of poolscope{whose} in the last {window}.")
+    readings.seconds = float(given[1]) * _SECONDS[given[2]]
     return readings
 
 
@@ -68,7 +71,7 @@ def _labels(metric: Metric) -> str:
 
 def _rows(address: str, url: str, timeout: float) -> list[tuple[dict[str, str], str]]:
     try:
-        answer: Any = json.loads(scrape.get(address, timeout))
+        answer: Any = json.loads(scrape.get(address, timeout).text)
         return [(row["metric"], row["value"][1]) for row in answer["data"]["result"]]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         if isinstance(error, ScrapeError) and not isinstance(error, NotFoundError):

@@ -53,6 +53,10 @@ class MetricObserver(Observer, ABC):
         """Count by line of code."""
         self.add(catalog.BY_CALLSITE, tuple(event.origin) + event[1:], 1)
 
+    def held(self, event: ev.Held) -> None:
+        """Count by line of code."""
+        self.add(catalog.HELD, tuple(event.origin) + event[1:], 1)
+
     def created(self, event: ev.Created) -> None:
         """Record the time to a usable connection."""
         self.record(catalog.CREATE_TIME, (*event.origin, event.error), event.seconds)

@@ -38,6 +38,9 @@ class Observer:
     def asked_for(self, event: ev.AskedFor) -> None:
         """Called with the line of code that asked for a connection without need."""
 
+    def held(self, event: ev.Held) -> None:
+        """Called when a response has kept its connection for too long."""
+
     def created(self, event: ev.Created) -> None:
         """Called when a connection became usable, or failed to."""
 
@@ -77,6 +80,7 @@ _METHODS = {
     ev.PoolOpened: "pool_opened",
     ev.Opened: "opened",
     ev.AskedFor: "asked_for",
+    ev.Held: "held",
     ev.Created: "created",
     ev.Handshake: "handshake",
     ev.Answered: "answered",

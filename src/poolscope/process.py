@@ -14,6 +14,7 @@ from types import BuiltinFunctionType
 from typing import Any
 
 from poolscope.clients import CLIENTS, ClientRow
+from poolscope.config import Settings
 from poolscope.endings import Ending
 from poolscope.observers import Observer
 from poolscope.patcher import Patcher
@@ -31,12 +32,9 @@ class Process:
     Its history outlives ``uninstrument()``: counts go on where they stopped.
     """
 
-    def __init__(
-        self, max_origins: int, *, span_attributes: bool = False, call_sites: bool = False
-    ) -> None:
-        self._call_sites = call_sites
-        self._span_attributes = span_attributes
-        self.scope = Scope(max_origins)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.scope = Scope(settings.max_origins, settings.held_after)
         self.readings = Readings()
         self.pulse = Pulse(self.scope.drain)
         #: By the client's package, once the application has imported it.
@@ -77,10 +75,10 @@ class Process:
         client: Any = importlib.import_module(row.module)
         if row.package not in self.patchers:
             kind = client.Client
-            if self._span_attributes:
+            if self._settings.span_attributes:
                 kind = importlib.import_module(row.spans).TracedClient
             made = kind(self.scope, self.pulse)
-            made.finds_call_sites = self._call_sites
+            made.finds_call_sites = self._settings.call_sites
             self.patchers[row.package] = Patcher(made.hooks, self.scope.faults, client.refuse)
         # What closed while nobody watched is counted now; why, nobody can tell any more.
         self.scope.settle(

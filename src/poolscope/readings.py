@@ -64,6 +64,8 @@ class Readings(MetricObserver):
     def __init__(self) -> None:
         self.numbers: dict[Metric, dict[tuple[str, ...], float]] = defaultdict(dict)
         self.distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = defaultdict(dict)
+        #: In how many seconds all this was counted; None if nobody knows.
+        self.seconds: float | None = None
 
     def forked(self) -> None:
         """Forget everything."""

@@ -7,6 +7,7 @@ checked out is the only writer of its numbers, and the pool's own queue is the h
 
 from __future__ import annotations
 
+import math
 import weakref
 from bisect import bisect_left
 from collections import deque
@@ -111,7 +112,7 @@ class Pool(_Uncopied):
     """One host pool, as hooks see it; the fields below the line belong to the drain."""
 
     __slots__ = (
-        "blocking", "closed", "evicted", "ledger", "maxsize", "origin", "ref", "waiting",
+        "blocking", "closed", "evicted", "follows", "ledger", "maxsize", "origin", "ref", "waiting",
         "state", "used", "open", "unreplaced", "gone",
     )  # fmt: skip
 
@@ -122,6 +123,8 @@ class Pool(_Uncopied):
         self.maxsize = maxsize
         self.closed = False
         self.evicted = False
+        #: Responses are held here: look which line takes each connection. (The drain says so.)
+        self.follows = False
         #: Checkouts under way, by a token each: len() of it needs no lock.
         self.waiting: dict[object, None] = {}
         self.ref: Ref | None = None
@@ -138,7 +141,7 @@ class Carrier(_Uncopied):
 
     __slots__ = (
         "connecting", "connection", "dirty", "failed", "is_early", "ledger", "outer", "pool",
-        "ref", "reused", "taken_at", "waits",
+        "ref", "reused", "site", "taken_at", "waits",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, pool: Pool) -> None:
@@ -156,6 +159,8 @@ class Carrier(_Uncopied):
         self.connecting = False
         #: The class of the error that ended the last connect, "" if none did.
         self.failed = ""
+        #: Which line of the application made the last request, if that is looked for.
+        self.site: Any = None  # a Site, but records know nobody
         self.reused: Tally | None = None
         self.waits: Tally | None = None
         self.dirty = False
@@ -173,7 +178,7 @@ class Connection:
     __slots__ = (
         "adopted", "answered", "busy_seconds", "busy_since", "carrier", "closed_at", "ends_with",
         "idle_since", "missed", "opened_at", "reason", "site", "socket",
-        "busy_told", "cause", "known",
+        "busy_told", "cause", "held_by", "held_since", "known",
     )  # fmt: skip
 
     def __init__(self, carrier: Carrier, opened_at: float, *, adopted: bool = False) -> None:
@@ -195,7 +200,7 @@ class Connection:
         self.missed = False
         #: Keeps watch over the response that outlives it (``Connection: close``).
         self.ends_with: Ref | None = None
-        #: Which line of the application asked for it, if that is looked for; the drain takes it.
+        #: Which line of the application asked for it, if that is looked for.
         self.site: Any = None  # a Site, but records know nobody
         #: The socket, weakly, to tell after a pause whether it is still the same.
         self.socket: weakref.ref[Any] | None = None
@@ -203,6 +208,9 @@ class Connection:
         self.cause = ""
         self.known = False
         self.busy_told = 0.0
+        #: The checkout (its ``busy_since``) that has its answer, and since when that is seen.
+        self.held_by = 0.0
+        self.held_since = 0.0
 
     @property
     def is_reused(self) -> bool:
@@ -238,6 +246,17 @@ class Connection:
         seconds = max(0.0, self.busy(now) - self.busy_told)
         self.busy_told += seconds
         return seconds
+
+    def is_held(self, now: float, limit: float) -> bool:
+        """Tell, once, that a response has kept it for ``limit`` seconds; for the drain alone."""
+        if self.carrier.taken_at or not self.answered:
+            return False  # the answer has not come yet
+        if self.held_by != self.busy_since:
+            self.held_by, self.held_since = self.busy_since, now
+        if now - self.held_since < limit:
+            return False
+        self.held_since = math.inf
+        return True
 
     def end(self, now: float, reason: str) -> None:
         """Stop the clocks and write down that it is closed; the first reason wins."""

@@ -10,7 +10,8 @@ import urllib.request
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from prometheus_client.openmetrics import parser as openmetrics
@@ -24,6 +25,7 @@ _openmetrics: Any = openmetrics  # untyped in prometheus-client 0.16
 
 _NUMBERS = {m.prometheus_name: m for m in catalog.CATALOG if m.kind != "histogram"}
 _BUCKETS = {f"{m.prometheus_name}_bucket": m for m in catalog.CATALOG if m.kind == "histogram"}
+_CREATED = {f"{m.prometheus_name.removesuffix('_total')}_created" for m in catalog.CATALOG}
 _SUMS = {f"{m.prometheus_name}_sum": m for m in catalog.CATALOG if m.kind == "histogram"}
 
 _LIMIT = 64 * 1024 * 1024  # bytes; no metrics page is that long, but an endless answer is
@@ -31,6 +33,13 @@ _NOT_FOUND = 404
 _EXAMPLE = "http://localhost:9464/metrics"
 
 _Key = tuple[Metric, tuple[str, ...]]
+
+
+class Page(NamedTuple):
+    """What a server answers, and when by its own clock (0.0 if it does not say)."""
+
+    text: str
+    date: float
 
 
 class ScrapeError(ValueError):
@@ -57,9 +66,9 @@ def fetch(url: str, timeout: float = 5.0) -> Readings:
     :exc:`ScrapeError`.
     """
     url = complete(url)
-    text = get(url, timeout)
+    page = get(url, timeout)
     try:
-        families = _families(text)
+        families = _families(page.text)
     except ValueError:
         families = []
     if not families:
@@ -74,7 +83,15 @@ def fetch(url: str, timeout: float = 5.0) -> Readings:
             "poolscope.instrument() (or was not started by `poolscope run`), or it has not made "
             "an HTTP request through urllib3 yet."
         )
+    readings.seconds = _age(families, page.date)
     return readings
+
+
+def _age(families: Iterable[Any], date: float) -> float | None:
+    """Return for how many seconds a service has counted, if its page says since when."""
+    samples = (sample for family in families for sample in family.samples)
+    since = min((float(one.value) for one in samples if one.name in _CREATED), default=0.0)
+    return date - since if 0 < since < date else None
 
 
 # ---- parsing
@@ -161,15 +178,16 @@ def complete(url: str, path: str = "/metrics") -> str:
     return parts._replace(fragment="").geturl()
 
 
-def get(url: str, timeout: float) -> str:
-    """Return what is at a URL, as text. Raises :exc:`ScrapeError`."""
+def get(url: str, timeout: float) -> Page:
+    """Return what is at a URL. Raises :exc:`ScrapeError`."""
     # A proxy could not reach what this machine calls itself.
     proxies: dict[str, str] | None = {} if _is_loopback(urlsplit(url).hostname or "") else None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     request = urllib.request.Request(url, headers={"Accept": "text/plain;version=0.0.4, */*;q=0.5"})  # noqa: S310 - complete() lets http and https through only
     try:
         with opener.open(request, timeout=timeout) as response:
-            return str(response.read(_LIMIT).decode("utf-8", "replace"))
+            text = response.read(_LIMIT).decode("utf-8", "replace")
+            return Page(text, _timestamp(response.headers.get("Date", "")))
     except urllib.error.HTTPError as error:
         error.close()
         kind = NotFoundError if error.code == _NOT_FOUND else ScrapeError
@@ -187,6 +205,13 @@ def get(url: str, timeout: float) -> str:
     except (OSError, http.client.HTTPException) as error:
         why = getattr(error, "strerror", None) or "what answers does not speak HTTP"
         raise ScrapeError(_unreachable(url, why)) from error
+
+
+def _timestamp(date: str) -> float:
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError, OSError):  # a date that is none
+        return 0.0
 
 
 def _malformed(url: str) -> str:

@@ -13,8 +13,9 @@ from poolscope.readings import Distribution, Readings
 
 
 def summarize(readings: Readings) -> dict[str, Any]:
-    """Return ``{"origins": [...], "faults": {...}}``, ready for ``json.dumps``."""
+    """Return ``{"seconds": ..., "origins": [...], "faults": {...}}``, ready for ``json.dumps``."""
     return {
+        "seconds": readings.seconds,
         "origins": [summarize_origin(readings, origin) for origin in readings.origins()],
         "faults": {
             values[0]: _whole(number)
@@ -57,6 +58,8 @@ def summarize_origin(readings: Readings, origin: Origin) -> dict[str, Any]:
                 key: _whole(n) for key, n in readings.by(catalog.OPENED, origin).items()
             },
             "call_sites": _call_sites(readings, origin),
+            "held": _whole(readings.total(catalog.HELD, origin)),
+            "held_call_sites": _held_call_sites(readings, origin),
             "create_failed": _create_failed(readings, origin),
             "closed": sum(closed.values()),
             "closed_by_reason": closed,
@@ -111,7 +114,21 @@ def _call_sites(readings: Readings, origin: Origin) -> list[dict[str, Any]]:
         {"path": path, "function": function, "line": int(line), "cause": cause, "count": _whole(n)}
         for (path, function, line, cause), n in readings.further(catalog.BY_CALLSITE, origin)
     ]
-    return sorted(rows, key=lambda row: (-row["count"], row["path"], row["line"]))
+    return sorted(rows, key=_busiest)
+
+
+def _held_call_sites(readings: Readings, origin: Origin) -> list[dict[str, Any]]:
+    """Return the lines of code whose responses held on to connections, the busiest first."""
+    rows = [
+        {"path": path, "function": function, "line": int(line), "count": _whole(n)}
+        for (path, function, line), n in readings.further(catalog.HELD, origin)
+        if path
+    ]
+    return sorted(rows, key=_busiest)
+
+
+def _busiest(row: dict[str, Any]) -> tuple[int, str, int]:
+    return -row["count"], row["path"], row["line"]
 
 
 def _create_failed(readings: Readings, origin: Origin) -> dict[str, int]:

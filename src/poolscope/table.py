@@ -8,16 +8,9 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-from poolscope.advice import (
-    ENOUGH_REQUESTS,
-    Finding,
-    findings,
-    is_judged,
-    seconds_lost,
-    words,
-)
+from poolscope.advice import ENOUGH_REQUESTS, Upstream, is_judged, words, worst_first
 from poolscope.advice.words import counted
 from poolscope.catalog import DURATION_BOUNDS
 
@@ -35,26 +28,6 @@ _LEGEND = (
     "that had to be opened first, and on one that was open already; the gap is what opening "
     "costs. By estimate, half of the requests took less than p50, and 99 of 100 less than p99."
 )
-
-
-class Upstream(NamedTuple):
-    """An origin of a summary with what is wrong there."""
-
-    origin: dict[str, Any]
-    findings: list[Finding]
-
-
-def worst_first(summary: dict[str, Any]) -> list[Upstream]:
-    """Return a summary's origins: failing before costly, then by seconds lost, then by size."""
-
-    def rank(one: Upstream) -> tuple[int, float, int, str, str]:
-        kinds = {finding.severity for finding in one.findings}
-        worst = 0 if "failing" in kinds else 1 if kinds else 2
-        origin = one.origin
-        requests = origin["requests"]["answered"]
-        return (worst, -seconds_lost(origin), -requests, origin["address"], origin["port"])
-
-    return sorted((Upstream(one, findings(one)) for one in summary["origins"]), key=rank)
 
 
 def render(summary: dict[str, Any], *, colour: bool, width: int = 100) -> str:
@@ -89,6 +62,8 @@ def _lines(upstreams: list[Upstream], paint: _Paint, width: int) -> Iterator[str
         yield from _wrapped(f"{_totals(origins)}; {verdict} attention{order}.", width)
     else:
         yield from _wrapped(_all_well(origins), width)
+        for origin in origins:
+            yield from _dead(origin, width, f"{words.upstream(origin, _NAME)}: ")
         if any(map(is_judged, origins)):
             return
     said: dict[str, str] = {}
@@ -97,6 +72,7 @@ def _lines(upstreams: list[Upstream], paint: _Paint, width: int) -> Iterator[str
         name = words.upstream(one.origin, _NAME)
         yield paint.bold(f"{name:<{_NAME}}") + f"{'p50':>8}{'p99':>8}"
         yield from _numbers(one.origin)
+        yield from _dead(one.origin, width, "  ")
         yield from _sentences(one, name, said, paint, width)
     rest = upstreams[SHOWN:]
     if rest:
@@ -131,6 +107,19 @@ def _numbers(origin: dict[str, Any]) -> Iterator[str]:
     )
     for (a, b), (c, d), (e, f, g) in zip(left, middle, _times(origin)):
         yield f"  {a:<19}{b:>10}   {c:<23}{d:>9}   {e:<15}{f:>8}{g:>8}".rstrip()
+
+
+def _dead(origin: dict[str, Any], width: int, indent: str) -> list[str]:
+    """Say which idle connections will be of no use, if any."""
+    stale, idle = origin["connections"]["stale"], origin["connections"]["idle"]
+    if not stale:
+        return []
+    return _wrapped(
+        f"{stale:,} of {counted(idle, 'idle connection')} are already dead: the other side has "
+        "hung up, and the next request will find out.",
+        width,
+        indent,
+    )
 
 
 def _times(origin: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
@@ -173,6 +162,9 @@ def _sentences(
             change = f"as for {said[change]} above."
         said.setdefault(finding.change, name)
         yield from _wrapped(f"Change: {change}", width, indent)
+        if finding.saves:
+            yield from _wrapped(f"Saves: {finding.saves}", width, indent)
+        yield f"{indent}Runbook: {finding.id}"
 
 
 def _totals(origins: list[dict[str, Any]], kind: str = "connection") -> str:

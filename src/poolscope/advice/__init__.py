@@ -1,25 +1,26 @@
-"""What is wrong at one origin, whose move it is, and which setting or line of code changes it.
+"""What is wrong with connections, whose move it is, and which setting or line of code changes it.
 
-Every case needs enough evidence: a finding that is not true costs more trust than one that is
-missing. Wording is for somebody who has never heard of connection pools.
+A pure function of a snapshot. Every case needs enough evidence: a finding that is not true costs
+more trust than one that is missing. Wording is for somebody who has never heard of pools.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from poolscope import catalog
-from poolscope.advice import failures, waste
-from poolscope.advice.evidence import ENOUGH_REQUESTS, Evidence, Finding
+from poolscope.advice import failures, waste, words
+from poolscope.advice.evidence import ENOUGH_REQUESTS, Cost, Evidence, Finding
 
-__all__ = ["ENOUGH_REQUESTS", "Finding", "findings", "is_judged", "seconds_lost"]
+__all__ = ["ENOUGH_REQUESTS", "Cost", "Finding", "Upstream", "findings", "is_judged", "worst_first"]
 
 #: In the order in which they stand when they weigh the same.
 _CASES: tuple[Callable[[Evidence], Finding | None], ...] = (
     failures.connect_failures,
     failures.requests_time_out,
     failures.requests_break,
+    waste.held_connections,
     waste.pool_wait,
     waste.session_per_call,
     waste.pool_too_small,
@@ -30,24 +31,43 @@ _CASES: tuple[Callable[[Evidence], Finding | None], ...] = (
 )
 
 
-def findings(origin: dict[str, Any]) -> list[Finding]:
-    """Return what is wrong at an origin of :func:`poolscope.summary.summarize`, worst first."""
-    evidence = Evidence(origin)
-    found = [finding for case in _CASES if (finding := case(evidence)) is not None]
-    return sorted(found, key=lambda one: (one.severity != "failing", -one.seconds))
+class Upstream(NamedTuple):
+    """An origin of a summary with what is wrong there, the worst first."""
+
+    origin: dict[str, Any]
+    findings: list[Finding]
 
 
-def seconds_lost(origin: dict[str, Any]) -> float:
-    """Return the seconds that callers waited for connections which need not have been opened.
+def findings(summary: dict[str, Any]) -> list[Finding]:
+    """Return all that is wrong in a snapshot: what fails first, then what costs most."""
+    found = [finding for one in worst_first(summary) for finding in one.findings]
+    return sorted(found, key=_weight)
 
-    That is connections by avoidable and other-side causes, times the mean time to open one, plus
-    the time spent waiting for a pool.
+
+def worst_first(summary: dict[str, Any]) -> list[Upstream]:
+    """Return a snapshot's origins: failing before costly, then by seconds lost, then by size.
+
+    Seconds lost are those that callers waited for connections which need not have been opened,
+    by avoidable and other-side causes times the mean time to open one, and for a pool.
     """
-    evidence = Evidence(origin)
     needless = catalog.AVOIDABLE_CAUSES + catalog.OTHER_SIDE_CAUSES
-    return evidence.cost(*needless) + evidence.waited
+    origins = summary["origins"]
+    upstreams = 0 if any(one["address"] == words.OTHER for one in origins) else len(origins)
+    ranked = []
+    for origin in origins:
+        seen = Evidence(origin, summary.get("seconds"), upstreams)
+        found = sorted(filter(None, (case(seen) for case in _CASES)), key=_weight)
+        worst = 2 if not found else 0 if found[0].severity == "failing" else 1
+        lost = seen.cost(*needless).seconds + seen.waited
+        name = (origin["address"], origin["port"])
+        ranked.append(((worst, -lost, -seen.answered, name), Upstream(origin, found)))
+    return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def is_judged(origin: dict[str, Any]) -> bool:
     """Tell whether an origin saw enough requests to say how its connections are used."""
     return Evidence(origin).attempts >= ENOUGH_REQUESTS
+
+
+def _weight(finding: Finding) -> tuple[bool, float]:
+    return finding.severity != "failing", -finding.cost.seconds

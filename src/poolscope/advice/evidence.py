@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from poolscope import catalog
@@ -14,6 +14,8 @@ Whose = Literal["the application", "the other side", "the application or the oth
 
 #: Requests below which an origin's connections are not judged.
 ENOUGH_REQUESTS = 10
+#: Seconds below which nothing is said about an hour, or about means over time.
+ENOUGH_SECONDS = 1.0
 #: How often something must have happened, and to which share of the requests.
 TIMES = 3
 COSTLY_SHARE = 0.05
@@ -22,46 +24,84 @@ FAILING_SHARE = 0.01  # a failed request hurts more than one that had to connect
 _SITES = 3
 #: Seconds; who was idle for less than the lowest bound was hardly idle.
 HARDLY_IDLE = catalog.IDLE_BOUNDS[0]
+_NAME = 200  # columns for an upstream's name
+_HOUR = 3600.0
+
+#: Seconds of the client's CPU for one TLS handshake, rounded: 0.8 to 0.9 ms were measured on a
+#: 2023 server CPU with OpenSSL 3, TLS 1.2 and 1.3, ECDSA P-256 and RSA 2048.
+HANDSHAKE_CPU = 0.001
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What something has cost so far, as far as that can be told."""
+
+    #: Connections opened for it.
+    connections: int = 0
+    #: Seconds that callers waited: for these to be opened, by the mean, or for a pool.
+    seconds: float = 0.0
+    #: Seconds of this side's CPU for these connections' TLS handshakes, by estimate.
+    cpu_seconds: float = 0.0
+    #: Callers' seconds in an hour at this rate; None if it is not known how long this took.
+    seconds_per_hour: float | None = None
+    #: By how many seconds a request that has to open a connection is slower; None if unknown.
+    first_request: float | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong at an origin.
 
+    ``id`` is the name of the alert about it, and in small letters the runbook's anchor.
     ``problem`` is the evidence in numbers, ``cause`` why it comes to that, ``change`` what to
-    do; ``whose`` says who can do it. ``seconds`` is the time that it has cost so far, as far as
-    that can be told: connections opened for this reason times the mean time to open one, or
-    time spent waiting.
+    do, ``saves`` what that saves; ``whose`` says who can do it.
     """
 
     id: str
+    upstream: str
     severity: Severity
     whose: Whose
     problem: str
     cause: str
     change: str
-    seconds: float = 0.0
-    #: The lines of code that asked for these connections, if that is who can change it.
+    saves: str = ""
+    cost: Cost = Cost()
+    #: The lines of code that it is about, if that is who can change it.
     where: str = ""
+    #: The values that ``change`` recommends, by the setting's name.
+    settings: dict[str, int] = field(default_factory=dict)
 
 
 class Evidence:
-    """An origin's summary, as the cases ask about it."""
+    """An origin's summary, as the cases ask about it.
 
-    def __init__(self, origin: dict[str, Any]) -> None:
+    ``seconds`` is how long it took to come about (None if nobody knows), ``upstreams`` how many
+    origins were called meanwhile (0 if there were too many to tell apart).
+    """
+
+    def __init__(
+        self, origin: dict[str, Any], seconds: float | None = None, upstreams: int = 1
+    ) -> None:
         requests, connections = origin["requests"], origin["connections"]
+        latency = origin["latency"]
+        self.upstream = words.upstream(origin, _NAME)
+        self.upstreams = upstreams
+        self.seconds = seconds if seconds is not None and seconds >= ENOUGH_SECONDS else None
         self.answered: int = requests["answered"]
         self.failed: dict[str, int] = requests["failed"]
         self.opened: dict[str, int] = connections["opened_by_cause"]
         self.opened_total: int = connections["opened"]
         self.call_sites: list[dict[str, Any]] = connections["call_sites"]
-        self.idle: int = connections["idle"]
-        self.dead: int = connections["stale"]
+        self.held: int = connections["held"]
+        self.held_sites: list[dict[str, Any]] = connections["held_call_sites"]
+        self.busy: float = connections["busy_seconds"]
         self.closed: dict[str, int] = connections["closed_by_reason"]
         self.connect_errors: dict[str, int] = connections["create_failed"]
         self.pool: dict[str, Any] = origin["pool"]
         self.dropped: dict[str, dict[str, Any]] = origin["lifetime"]["idle_when_dropped"]
-        self.create_mean: float = origin["latency"]["create"]["mean"] or 0.0
+        self.create_mean: float = latency["create"]["mean"] or 0.0
+        self.reused: dict[str, float | None] = latency["reused"]
+        self.gap: float | None = latency["gap_p50"]
         self.handshakes: int = origin["handshakes"]["completed"]
         self.scheme: str = origin["scheme"]
         self.waited: float = self.pool["waits"] * (self.pool["wait"]["mean"] or 0.0)
@@ -78,13 +118,36 @@ class Evidence:
             return times > 0
         return times >= TIMES and times >= FAILING_SHARE * self.attempts
 
-    def cost(self, *causes: str) -> float:
-        """Return the seconds spent on opening connections by these causes."""
-        return sum(self.opened.get(cause, 0) for cause in causes) * self.create_mean
+    # ---- what it costs
+
+    def number(self, *causes: str) -> int:
+        """Return how many connections were opened by these causes."""
+        return sum(self.opened.get(cause, 0) for cause in causes)
+
+    def cost(self, *causes: str) -> Cost:
+        """Return what connections opened by these causes have cost."""
+        number = self.number(*causes)
+        seconds = number * self.create_mean
+        has_tls = self.handshakes > 0
+        return Cost(
+            number,
+            seconds,
+            number * HANDSHAKE_CPU if has_tls else 0.0,
+            self.hourly(seconds),
+            self._slower() if number else None,
+        )
+
+    def _slower(self) -> float | None:
+        """Return the seconds that opening adds to a request: the medians' gap, or else the mean."""
+        return self.gap if self.gap is not None and self.gap > 0 else self.create_mean or None
+
+    def hourly(self, seconds: float) -> float | None:
+        """Return how many seconds these would be in an hour; None if that can't be told."""
+        return None if self.seconds is None else seconds / self.seconds * _HOUR
 
     def price(self, *causes: str) -> str:
         """Say what it cost to open connections by these causes, if any were."""
-        number = sum(self.opened.get(cause, 0) for cause in causes)
+        number = self.number(*causes)
         if not number or not self.create_mean:
             return ""
         each = words.duration(self.create_mean)
@@ -92,16 +155,36 @@ class Evidence:
         tls = ", TLS included," if self.handshakes else ""
         return f" Opening one{tls} takes {each} on average; for these that is {total} in all."
 
+    def saves(self, *causes: str) -> str:
+        """Say what it would save not to open connections by these causes, if any were."""
+        cost = self.cost(*causes)
+        if not cost.connections:
+            return ""
+        parts = [f"{cost.connections:,} of {words.counted(self.opened_total, 'connection')}"]
+        if cost.first_request is not None:
+            slower = words.duration(cost.first_request)
+            parts.append(f"about {slower} on each request that opens one")
+        if cost.seconds_per_hour:
+            parts.append(f"at this rate {self._an_hour(cost)}")
+        return "; ".join(parts) + "."
+
+    def _an_hour(self, cost: Cost) -> str:
+        waiting = words.duration(cost.seconds_per_hour)
+        cpu = self.hourly(cost.cpu_seconds)
+        more = f" and {words.duration(cpu)} of CPU" if cpu else ""
+        return f"about {waiting} of waiting{more} an hour"
+
+    # ---- where it comes from
+
     def where(self, *causes: str) -> str:
         """Say which lines of code asked for connections by these causes, the busiest first."""
-        lines: dict[str, int] = {}
-        for site in self.call_sites:
-            if site["cause"] in causes:
-                name = words.call_site(site)
-                lines[name] = lines.get(name, 0) + site["count"]
-        shown = [f"{name}, {words.times(count)}" for name, count in lines.items()][:_SITES]
-        more = len(lines) - len(shown)
-        return "; ".join(shown) + (f"; and {words.counted(more, 'more line')}" if more else "")
+        return _lines([site for site in self.call_sites if site["cause"] in causes])
+
+    def where_held(self) -> str:
+        """Say which lines of code took the responses that held on to a connection."""
+        return _lines(self.held_sites)
+
+    # ---- idle connections and pools
 
     def idle_resets(self) -> int:
         """Return how many requests were cut off on a connection that had been idle."""
@@ -120,7 +203,17 @@ class Evidence:
         A pool opens one by ``growth`` only when all that it has are in use, and one that takes a
         closed one's place has another cause, so counting its places gives the peak.
         """
-        places = ("first", "new_pool", "replaced_evicted", "growth")
-        number = sum(self.opened.get(cause, 0) for cause in places)
+        places = self.number("first", "new_pool", "replaced_evicted", "growth")
         pools: int = self.pool["pools_opened"] or 1
-        return math.ceil(number / pools)
+        return math.ceil(places / pools)
+
+
+def _lines(sites: list[dict[str, Any]]) -> str:
+    """Name lines of code, the busiest first."""
+    lines: dict[str, int] = {}
+    for site in sites:
+        name = words.call_site(site)
+        lines[name] = lines.get(name, 0) + site["count"]
+    shown = [f"{name}, {words.times(count)}" for name, count in lines.items()][:_SITES]
+    more = len(lines) - len(shown)
+    return "; ".join(shown) + (f"; and {words.counted(more, 'more line')}" if more else "")

@@ -59,12 +59,14 @@ def connect_failures(seen: Evidence) -> Finding | None:
     if len(errors) > 1:
         what = f"mostly, {what}"
     return Finding(
-        "connect-failures",
-        "failing",
-        whose,
-        f"{number:,} of {counted(seen.attempts, 'request')} failed without a connection: {what}.",
-        cause,
-        change,
+        id="PoolscopeConnectFailures",
+        upstream=seen.upstream,
+        severity="failing",
+        whose=whose,
+        problem=f"{number:,} of {counted(seen.attempts, 'request')} failed without a connection: "
+        f"{what}.",
+        cause=cause,
+        change=change,
     )
 
 
@@ -89,13 +91,15 @@ def requests_time_out(seen: Evidence) -> Finding | None:
             "or more: a firewall that forgot it looks just like that."
         )
     return Finding(
-        "requests-time-out",
-        "failing",
-        "the other side",
-        f"{problem}. A connection is closed with each.",
-        "It took longer than the time-out that the application sets." + also,
-        "Find out why it is slow; if that is normal, raise the read time-out (`timeout=`).",
-        seen.cost("replaced_timeout"),
+        id="PoolscopeRequestTimeouts",
+        upstream=seen.upstream,
+        severity="failing",
+        whose="the other side",
+        problem=f"{problem}. A connection is closed with each.",
+        cause="It took longer than the time-out that the application sets." + also,
+        change="Find out why it is slow; if that is normal, raise the read time-out (`timeout=`).",
+        saves=seen.saves("replaced_timeout"),
+        cost=seen.cost("replaced_timeout"),
     )
 
 
@@ -114,12 +118,15 @@ def requests_break(seen: Evidence) -> Finding | None:
         (other, "{} ended by another error"),
     )
     listed = ", ".join(text.format(f"{number:,}") for number, text in parts if number)
+    causes = ("replaced_reset", "replaced_error")
     return Finding(
-        "requests-break",
-        "failing",
-        "the application or the other side",
-        f"Of {counted(seen.attempts, 'request')} some failed half-way: {listed}.",
-        "Mostly that is a server or proxy that crashes, restarts or is overloaded.",
-        "Look into its log, and the application's, at the times of the errors.",
-        seen.cost("replaced_reset", "replaced_error"),
+        id="PoolscopeRequestsCutOff",
+        upstream=seen.upstream,
+        severity="failing",
+        whose="the application or the other side",
+        problem=f"Of {counted(seen.attempts, 'request')} some failed half-way: {listed}.",
+        cause="Mostly that is a server or proxy that crashes, restarts or is overloaded.",
+        change="Look into its log, and the application's, at the times of the errors.",
+        saves=seen.saves(*causes),
+        cost=seen.cost(*causes),
     )

@@ -1,4 +1,4 @@
-"""The cases in which connections are opened that need not be, or waited for."""
+"""The cases in which connections are opened that need not be, or held, or waited for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from poolscope.advice.evidence import (
     ENOUGH_REQUESTS,
     FAILING_SHARE,
     HARDLY_IDLE,
+    Cost,
     Evidence,
     Finding,
 )
+from poolscope.advice.sizing import pool_size
 from poolscope.advice.words import counted
 
 _LONG_WAIT = 0.010  # seconds that 1 in 100 waits for a connection
@@ -25,18 +27,20 @@ def session_per_call(seen: Evidence) -> Finding | None:
     if seen.often(seen.closed.get("server_close", 0)):
         also = " The other side closes connections as well, so it takes both changes."
     return Finding(
-        "session-per-call",
-        "costly",
-        "the application",
-        f"{number:,} of {counted(seen.opened_total, 'connection')} had to be opened because the "
-        f"Session or PoolManager was a new one." + seen.price("new_pool"),
-        "It makes a new Session or PoolManager again and again, and drops the old one with its "
-        "open connections. Every plain `requests.get()` or `requests.post()` does that." + also,
-        "Make one Session when the program starts (`session = requests.Session()` at module "
+        id="PoolscopeSessionPerRequest",
+        upstream=seen.upstream,
+        severity="costly",
+        whose="the application",
+        problem=f"{number:,} of {counted(seen.opened_total, 'connection')} had to be opened "
+        "because the Session or PoolManager was a new one." + seen.price("new_pool"),
+        cause="It makes a new Session or PoolManager again and again, and drops the old one with "
+        "its open connections. Every plain `requests.get()` or `requests.post()` does that." + also,
+        change="Make one Session when the program starts (`session = requests.Session()` at module "
         "level, or one for each long-lived thread) and call `session.get(...)`. With urllib3 "
         "keep one `PoolManager()`.",
-        seen.cost("new_pool"),
-        seen.where("new_pool"),
+        saves=seen.saves("new_pool"),
+        cost=seen.cost("new_pool"),
+        where=seen.where("new_pool"),
     )
 
 
@@ -45,24 +49,26 @@ def pool_too_small(seen: Evidence) -> Finding | None:
     number = seen.closed.get("pool_full", 0)
     if not seen.often(number, FAILING_SHARE):
         return None
-    size, peak = seen.pool_size(), seen.peak()
-    keeps = f" (it keeps {size:,})" if size else ""
-    at_once = ""
-    if peak > max(size, 1):
-        at_once = f"up to {peak:,}" if seen.pool["pools_opened"] == 1 else f"about {peak:,}"
-    number_of = f"{max(peak, size + 1):,}" if at_once else "N"
-    why = "" if at_once else ", N being the number of threads that use it"
+    size, kept = pool_size(seen), seen.pool_size()
+    keeps = f" (it keeps {kept:,})" if kept else ""
+    maxsize = f"{size.connections:,}" if size else "N"
+    reached = f": {size.why}" if size else ""
+    n = "" if size else ", N being the number of threads that use it"
     return Finding(
-        "pool-too-small",
-        "costly",
-        "the application",
-        f"{counted(number, 'connection')} were thrown away after use, because the pool "
+        id="PoolscopePoolTooSmall",
+        upstream=seen.upstream,
+        severity="costly",
+        whose="the application",
+        problem=f"{counted(number, 'connection')} were thrown away after use, because the pool "
         f"had no room to keep them{keeps}." + seen.price("replaced_pool_full"),
-        f"At peak it uses {at_once or 'more'} connections at once, and the pool has room for less.",
-        f"Make room for as many connections as there are threads, at least {number_of}{why}: "
-        f'`session.mount("{seen.scheme}://", HTTPAdapter(pool_maxsize={number_of}))`; with urllib3 '
-        f"`PoolManager(maxsize={number_of})`.",
-        seen.cost("replaced_pool_full"),
+        cause=f"It uses more connections at once than the pool has room for{reached}.",
+        change=f"Make room for {maxsize}{n}: "
+        f'`session.mount("{seen.scheme}://", HTTPAdapter(pool_maxsize={maxsize}))`; with urllib3 '
+        f"`PoolManager(maxsize={maxsize})`.",
+        saves=seen.saves("replaced_pool_full"),
+        cost=seen.cost("replaced_pool_full"),
+        where=seen.where("replaced_pool_full"),
+        settings={"pool_maxsize": size.connections} if size else {},
     )
 
 
@@ -72,25 +78,38 @@ def pool_wait(seen: Evidence) -> Finding | None:
     gave_up = seen.fails(timeouts)
     if not gave_up and not (seen.pool["waits"] >= ENOUGH_REQUESTS and p99 >= _LONG_WAIT):
         return None
-    size = seen.pool_size()
-    limit = f" to {counted(size, 'connection')}" if size else ""
+    kept = seen.pool_size()
+    limit = f" to {counted(kept, 'connection')}" if kept else ""
     longest = f"about {words.duration(p99)} or longer"
     if p99 >= catalog.DURATION_BOUNDS[-1]:
         longest = f"more than {words.duration(p99)}"
     problem = f"1 in 100 requests waited {longest} for a free connection"
     if gave_up:
         problem = f"{counted(timeouts, 'request')} failed: no connection became free in time"
+    # Room for more would be held, too: then that comes first.
+    size = None if is_held(seen) else pool_size(seen)
+    maxsize = f"{size.connections:,}" if size else "N"
+    change = (
+        f"Raise the limit to {maxsize}{'' if size else ', the number of threads that use the pool'}"
+        f": `PoolManager(maxsize={maxsize}, block=True)`, `HTTPAdapter(pool_maxsize={maxsize}, "
+        "pool_block=True)`. A connection is taken until its response is read to the end, so read "
+        "soon."
+    )
+    if is_held(seen):
+        change = "Let go of the responses that hold connections, then see what waits are left."
+    hourly = seen.hourly(seen.waited)
     return Finding(
-        "pool-wait",
-        "failing" if gave_up else "costly",
-        "the application",
-        f"{problem}. All waits together took {words.duration(seen.waited)}.",
-        f"The pool is limited{limit} (`block=True`), and at times more requests than that "
-        "want one.",
-        "Raise the limit to the number of threads that use the pool (`PoolManager(maxsize=N, "
-        "block=True)`, `HTTPAdapter(pool_maxsize=N, pool_block=True)`). A connection is taken "
-        "until its response is read to the end, so read soon.",
-        seen.waited,
+        id="PoolscopePoolWaitTimeouts" if gave_up else "PoolscopePoolWait",
+        upstream=seen.upstream,
+        severity="failing" if gave_up else "costly",
+        whose="the application",
+        problem=f"{problem}. All waits together took {words.duration(seen.waited)}.",
+        cause=f"The pool is limited{limit} (`block=True`), and at times more requests than that "
+        f"want one{': ' + size.why if size else ''}.",
+        change=change,
+        saves=f"at this rate up to {words.duration(hourly)} of waiting an hour." if hourly else "",
+        cost=Cost(seconds=seen.waited, seconds_per_hour=hourly),
+        settings={"pool_maxsize": size.connections} if size else {},
     )
 
 
@@ -111,8 +130,6 @@ def idle_race(seen: Evidence) -> Finding | None:
             f"{counted(resets, 'request')} failed because the other side hung up on an idle "
             "connection just as it was used again."
         )
-    if seen.dead:
-        problem.append(f"{seen.dead:,} of {seen.idle:,} idle connections are already dead.")
     kind = "stale" if stale else "reset"
     idle = seen.dropped.get(kind, {}).get("p50")
     cause = "It, or a proxy, load balancer or firewall in between, ends idle connections"
@@ -130,16 +147,19 @@ def idle_race(seen: Evidence) -> Finding | None:
             " Meanwhile let requests that may be repeated be repeated: "
             "`HTTPAdapter(max_retries=Retry(total=2))`."
         )
+    causes = ("replaced_stale", "replaced_reset")
     return Finding(
-        "idle-race",
-        "failing" if failing else "costly",
-        "the other side",
-        " ".join(problem) + seen.price("replaced_stale", "replaced_reset"),
-        cause,
-        "Raise the keep-alive (idle) time-out there above the usual pause between requests: "
+        id="PoolscopeIdleTimeoutRace",
+        upstream=seen.upstream,
+        severity="failing" if failing else "costly",
+        whose="the other side",
+        problem=" ".join(problem) + seen.price(*causes),
+        cause=cause,
+        change="Raise the keep-alive (idle) time-out there above the usual pause between requests: "
         "gunicorn `--keep-alive` (2 s unless set), uvicorn `--timeout-keep-alive` (5 s), nginx "
         "`keepalive_timeout` (75 s), AWS load balancer `idle_timeout` (60 s)." + retry,
-        seen.cost("replaced_stale", "replaced_reset"),
+        saves=seen.saves(*causes),
+        cost=seen.cost(*causes),
     )
 
 
@@ -149,17 +169,19 @@ def server_closes(seen: Evidence) -> Finding | None:
     if not seen.often(number):
         return None
     return Finding(
-        "server-closes",
-        "costly",
-        "the other side",
-        f"{number:,} of {counted(seen.answered, 'answer')} told the client to close the "
+        id="PoolscopeServerCloses",
+        upstream=seen.upstream,
+        severity="costly",
+        whose="the other side",
+        problem=f"{number:,} of {counted(seen.answered, 'answer')} told the client to close the "
         "connection." + seen.price("replaced_server_close"),
-        "Those answers say `Connection: close` or are HTTP/1.0: keep-alive is switched off, or "
-        "limited to few requests, in the server or in a proxy before it.",
-        "Switch keep-alive on there (nginx: `keepalive_timeout`, `keepalive_requests`; gunicorn: "
-        "the default `sync` worker can't do it, `--worker-class gthread` can). Make sure that "
-        "the application sends no `Connection: close` header of its own.",
-        seen.cost("replaced_server_close"),
+        cause="Those answers say `Connection: close` or are HTTP/1.0: keep-alive is switched off, "
+        "or limited to few requests, in the server or in a proxy before it.",
+        change="Switch keep-alive on there (nginx: `keepalive_timeout`, `keepalive_requests`; "
+        "gunicorn: the default `sync` worker can't do it, `--worker-class gthread` can). Make sure "
+        "that the application sends no `Connection: close` header of its own.",
+        saves=seen.saves("replaced_server_close"),
+        cost=seen.cost("replaced_server_close"),
     )
 
 
@@ -170,18 +192,47 @@ def unread_responses(seen: Evidence) -> Finding | None:
         return None
     causes = ("replaced_unread", "replaced_collected")
     return Finding(
-        "unread-responses",
-        "costly",
-        "the application",
-        f"{counted(number, 'connection')} had to be closed because the response on it was given "
-        "up before it had been read to the end." + seen.price(*causes),
-        "It closes or drops responses (`stream=True`, `preload_content=False`) with a part of "
-        "the body unread. Leaving a `with` block does that too.",
-        "Read every response to its end, also when its content does not matter: "
+        id="PoolscopeUnreadResponses",
+        upstream=seen.upstream,
+        severity="costly",
+        whose="the application",
+        problem=f"{counted(number, 'connection')} had to be closed because the response on it was "
+        "given up before it had been read to the end." + seen.price(*causes),
+        cause="It closes or drops responses (`stream=True`, `preload_content=False`) with a part "
+        "of the body unread. Leaving a `with` block does that too.",
+        change="Read every response to its end, also when its content does not matter: "
         "`response.content` in requests, `response.drain_conn()` in urllib3. Where only the "
         "headers are wanted, send HEAD. Where stopping early is meant, this is its price.",
-        seen.cost(*causes),
+        saves=seen.saves(*causes),
+        cost=seen.cost(*causes),
     )
+
+
+def held_connections(seen: Evidence) -> Finding | None:
+    """Look for responses that nobody reads or closes, while they keep their connection."""
+    if not is_held(seen):
+        return None
+    failing = seen.fails(seen.pool["timeouts"])
+    return Finding(
+        id="PoolscopeHeldConnections",
+        upstream=seen.upstream,
+        severity="failing" if failing else "costly",
+        whose="the application",
+        problem=f"{counted(seen.held, 'response')} kept a connection for longer than allowed "
+        "(`held_after`, a minute unless set) after the headers had come.",
+        cause="It asks with `stream=True` or `preload_content=False`, keeps the response, and "
+        "neither reads it to the end nor closes it: nobody else can use that connection.",
+        change="Take such responses in a `with` block that reads them: "
+        "`with session.get(url, stream=True) as response:`; in urllib3 call "
+        "`response.release_conn()` after the last `read()`. If these are downloads or streams that "
+        "are meant to last, give them a Session of their own and raise `held_after`.",
+        where=seen.where_held(),
+    )
+
+
+def is_held(seen: Evidence) -> bool:
+    """Tell whether so many responses hold on to a connection that it is worth a sentence."""
+    return seen.often(seen.held, FAILING_SHARE)
 
 
 def pool_evictions(seen: Evidence) -> Finding | None:
@@ -189,15 +240,24 @@ def pool_evictions(seen: Evidence) -> Finding | None:
     number = seen.opened.get("replaced_evicted", 0)
     if not seen.often(number):
         return None
+    hosts = seen.upstreams if seen.upstreams > 1 else 0  # those of a whole process, or more
+    num_pools = f"{hosts:,}" if hosts else "N"
+    calls = f" {hosts:,} are called altogether." if hosts else ""
     return Finding(
-        "pool-evictions",
-        "costly",
-        "the application",
-        f"{counted(number, 'connection')} had to be opened again because the connections to this "
-        "host had been dropped to make room for another host's." + seen.price("replaced_evicted"),
-        "One Session or PoolManager calls more hosts than it keeps connections for (10 unless "
-        "set).",
-        f'Let it keep as many hosts as it calls: `session.mount("{seen.scheme}://", '
-        "HTTPAdapter(pool_connections=N))`; with urllib3 `PoolManager(num_pools=N)`.",
-        seen.cost("replaced_evicted"),
+        id="PoolscopePoolEviction",
+        upstream=seen.upstream,
+        severity="costly",
+        whose="the application",
+        problem=f"{counted(number, 'connection')} had to be opened again because the connections "
+        "to this host had been dropped to make room for another host's."
+        + seen.price("replaced_evicted"),
+        cause="One Session or PoolManager calls more hosts than it keeps connections for (10 "
+        f"unless set).{calls}",
+        change=f'Let it keep as many hosts as it calls: `session.mount("{seen.scheme}://", '
+        f"HTTPAdapter(pool_connections={num_pools}))`; with urllib3 "
+        f"`PoolManager(num_pools={num_pools})`.",
+        saves=seen.saves("replaced_evicted"),
+        cost=seen.cost("replaced_evicted"),
+        where=seen.where("replaced_evicted"),
+        settings={"num_pools": hosts} if hosts else {},
     )

@@ -9,7 +9,8 @@ from typing import Any
 NOTHING = "-"
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
-_OTHER = "_other"  # the address that origins share beyond the bound
+#: The address that origins share beyond the bound, and the call site that lines of code do.
+OTHER = "_other"
 _FEW = 9.95  # what is smaller is shown with one decimal
 _MANY = 10_000_000
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
@@ -32,7 +33,7 @@ def times(number: int) -> str:
 
 def call_site(site: dict[str, Any]) -> str:
     """Spell a line of code: ``app/views.py:12 in price``."""
-    if site["path"] == _OTHER:
+    if site["path"] == OTHER:
         return "lines beyond the bound"
     return f"{clean(site['path'])}:{site['line']} in {clean(site['function'])}"
 
@@ -108,7 +109,7 @@ def upstream(origin: dict[str, Any], width: int) -> str:
     Whatever can't be printed is replaced: a name may come from somebody else's metrics page.
     """
     address, port, scheme = origin["address"], origin["port"], origin["scheme"]
-    if address == _OTHER:
+    if address == OTHER:
         text = f"{scheme}: all further upstreams (too many to tell apart)"
     elif not port and address.startswith("/"):
         text = f"unix socket {address}"

@@ -59,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--max-origins", metavar="N", help="how many origins to tell apart (100)")
     run.add_argument(
+        "--held-after",
+        metavar="SECONDS",
+        help="how long a response may keep its connection before it counts as held (60)",
+    )
+    run.add_argument(
         "--span-attributes",
         action="store_true",
         help="let the command's OpenTelemetry spans know of their connections",
@@ -135,7 +140,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         os.environ.pop(name, None)
     from poolscope.cli.run import Options, run  # noqa: PLC0415 - each verb imports its own
 
-    names = ("host", "port", "otlp", "max_origins", "report", "json")
+    names = ("host", "port", "otlp", "max_origins", "held_after", "report", "json")
     return run(command, environ, Options(**{name: getattr(options, name) for name in names}))
 
 

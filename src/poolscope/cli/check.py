@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+from dataclasses import asdict
 from importlib import metadata
 
 import poolscope
@@ -25,34 +26,32 @@ _UNKNOWN = "of unknown version"
 def run() -> int:
     """Print the findings; return 0 if everything works, 1 if something does not."""
     disabled = config.disabled()
-    max_origins = config.MAX_ORIGINS if disabled else config.max_origins()
-    spans = not disabled and config.span_attributes()
-    sites = not disabled and config.call_sites()
+    settings = config.Settings() if disabled else config.settings()
     print(f"poolscope {poolscope.__version__}, Python {platform.python_version()}")
     if disabled:
         print("disabled: POOLSCOPE_DISABLED is set")
         return 1
-    print(f"max_origins: {max_origins}")
-    print(f"span_attributes: {'yes' if spans else 'no'}")
-    print(f"call_sites: {'yes' if sites else 'no'}")
+    for name, value in asdict(settings).items():
+        shown = ("no", "yes")[value] if isinstance(value, bool) else f"{value:g}"
+        print(f"{name}: {shown}")
     print(f"wrapt {_version('wrapt')}: {_wrapt()}")
     for backend in BACKENDS:
         state = _version(backend.vendor) if backend.installed else "not installed"
         print(f"{backend.vendor} {state}")
-    watched = [_client(row.package) for row in CLIENTS]
+    watched = [_client(row.package, settings) for row in CLIENTS]
     for neighbour, limit in LIMITS.items():
         if (version := _version(neighbour)) != _UNKNOWN:
             print(f"{neighbour} {version}: {limit}")
     return 0 if all(watched) else 1
 
 
-def _client(package: str) -> bool:
+def _client(package: str, settings: config.Settings) -> bool:
     try:
         importlib.import_module(package)
     except ImportError as error:
         print(f"{package}: not watched, it can't be imported ({error})")
         return False
-    process = Process(config.max_origins(), span_attributes=config.span_attributes())
+    process = Process(settings)
     process.attach(())
     try:
         return _hooks(package, process.patchers.get(package))

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from poolscope import scrape, table
+from poolscope.advice import worst_first
 from poolscope.readings import Readings
 from poolscope.summary import summarize
 
@@ -47,9 +48,10 @@ def print_report(summary: dict[str, Any], stream: TextIO, *, as_json: bool) -> N
 def document(summary: dict[str, Any]) -> dict[str, Any]:
     """Return the report for machines: the summary, worst origin first, each with its findings."""
     return {
+        "seconds": summary["seconds"],
         "origins": [
             {**origin, "findings": [asdict(finding) for finding in found]}
-            for origin, found in table.worst_first(summary)
+            for origin, found in worst_first(summary)
         ],
         "faults": summary["faults"],
     }

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 from prometheus_client import CollectorRegistry
 
@@ -40,6 +41,7 @@ class Options:
     port: int
     otlp: str | None
     max_origins: str | None
+    held_after: str | None
     report: bool
     json: bool
 
@@ -51,6 +53,7 @@ class Account:
     """
 
     def __init__(self, max_origins: int, export: Export | None) -> None:
+        self._began = perf_counter()
         self.registry = CollectorRegistry()
         self.readings = Readings()
         base = tempfile.gettempdir()
@@ -68,6 +71,7 @@ class Account:
     def close(self) -> None:
         """Read what is left to be read, and clean up."""
         self.collector.finish()
+        self.readings.seconds = perf_counter() - self._began
         if self._export is not None:
             self._export.close()
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -79,10 +83,8 @@ def run(argv: Sequence[str], environ: Mapping[str, str], options: Options) -> in
     Raises :exc:`poolscope.ConfigError` for a bad setting, before the command is started.
     """
     disabled = config.disabled(environ)
-    maximum = config.MAX_ORIGINS if disabled else config.max_origins(options.max_origins, environ)
-    if not disabled:
-        config.span_attributes(None, environ)
-        config.call_sites(None, environ)
+    named = {"max_origins": options.max_origins, "held_after": options.held_after}
+    settings = config.Settings() if disabled else config.settings(environ, **named)
     program = shutil.which(argv[0])
     if program is None and not Path(argv[0]).is_file():
         _say(f"there is no command {argv[0]!r}.")
@@ -90,22 +92,26 @@ def run(argv: Sequence[str], environ: Mapping[str, str], options: Options) -> in
     try:
         if disabled:
             execute(program or argv[0], argv, environ)
-        return _supervise(program or argv[0], argv, environ, maximum, options)
+        return _supervise(program or argv[0], argv, environ, settings, options)
     except CannotStartError as error:
         _say(f"{argv[0]} can't be executed: {error}.")
         return error.status
 
 
 def _supervise(
-    program: str, argv: Sequence[str], environ: Mapping[str, str], maximum: int, options: Options
+    program: str,
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    settings: config.Settings,
+    options: Options,
 ) -> int:
     command = Command()  # signals wait for it from here on, in all threads
     account = endpoint = None
     export = _open_export(program, environ, options)
     try:
-        account = Account(maximum, export)
+        account = Account(settings.max_origins, export)
         endpoint = _open_endpoint(options, account.registry)
-        environ = environment(account.path, maximum, environ)
+        environ = environment(account.path, settings, environ)
     except OSError as error:
         _say(f"the command runs unattached: {error.strerror or error} ({error.filename}).")
     try:
@@ -122,14 +128,15 @@ def _supervise(
     return end_like(status)
 
 
-def environment(path: str, max_origins: int, environ: Mapping[str, str]) -> dict[str, str]:
+def environment(path: str, settings: config.Settings, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the command's environment: its own (``environ``), and the way to the collector."""
     found = dict(environ)
     # An empty entry in PYTHONPATH would mean the working directory.
     before = found.get("PYTHONPATH")
     found["PYTHONPATH"] = f"{BOOTSTRAP}{os.pathsep}{before}" if before else str(BOOTSTRAP)
     found[SOCKET] = path
-    found["POOLSCOPE_MAX_ORIGINS"] = str(max_origins)
+    found["POOLSCOPE_MAX_ORIGINS"] = str(settings.max_origins)
+    found["POOLSCOPE_HELD_AFTER"] = str(settings.held_after)
     return found
 
 

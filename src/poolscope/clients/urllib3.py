@@ -6,9 +6,11 @@ The hooks fit 1.26 and every 2.x. Nothing here may lock, log or call foreign cod
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
 from typing import Any, NamedTuple
 
+from poolscope.callsites import asking
 from poolscope.catalog import DURATION_BOUNDS
 from poolscope.clients.urllib3_records import is_checked_out, origin, still_open
 from poolscope.clients.urllib3_sockets import Sockets, current
@@ -145,6 +147,8 @@ class Client(Sockets):
             self.pulse.wake()
         if current.get() is not carrier:
             self._enter(carrier)
+        if carrier.pool.follows:
+            carrier.site = asking(sys._getframe(1))  # noqa: SLF001 - there is no other way
 
     def headers(self, headers: Any) -> None:
         """Before the headers are checked: the response has come, its body has not."""
