@@ -7,7 +7,8 @@ import selectors
 import socket
 import threading
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from poolscope import events as ev
 from poolscope.callsites import CallSite, CallSites
@@ -17,6 +18,14 @@ from poolscope.shield import say, spelled
 
 _CHUNK = 1 << 16
 _LEVELS = ("active", "idle", "pending", "max", "pools", "age_sum", "stale")
+
+
+class Attached(NamedTuple):
+    """A Python process of the command; of its arguments the program's name alone."""
+
+    pid: int
+    python: str
+    program: str
 
 
 class _Peer:
@@ -38,6 +47,8 @@ class Collector:
 
     def __init__(self, path: str, observers: Sequence[Observer], max_origins: int) -> None:
         self.attached = 0
+        #: Those that are there now; replaced, never changed, as other threads read it.
+        self.processes: tuple[Attached, ...] = ()
         #: Processes that have not said good-bye, by their number.
         self.silent: set[int] = set()
         #: Python processes that could not be attached: their executables, and why.
@@ -111,6 +122,7 @@ class Collector:
             self.attached += 1
             peer.pid = message["pid"]
             self.silent.add(peer.pid)
+            self.processes += (_attached(message),)
         elif "bye" in message:
             self.silent.discard(peer.pid)
         self._tell([self._as_one(peer, event) for event in told])
@@ -118,6 +130,7 @@ class Collector:
     def _leave(self, peer: _Peer) -> None:
         self._selector.unregister(peer.connection)
         peer.connection.close()
+        self.processes = tuple(one for one in self.processes if one.pid != peer.pid)
         left, peer.levels = peer.levels, {}
         self._tell([self._sum(origin) for origin in {levels.origin for levels in left.values()}])
 
@@ -154,3 +167,10 @@ class Collector:
         sums = {name: sum(getattr(levels, name) for levels in told) for name in _LEVELS}
         oldest = max((levels.oldest_age for levels in told), default=0.0)
         return ev.Levels(origin, **sums, oldest_age=oldest)
+
+
+def _attached(hello: dict[str, Any]) -> Attached:
+    """Read who says hello."""
+    argv = hello.get("argv") or [""]
+    program = Path(str(argv[0])).name or "python"
+    return Attached(int(hello["pid"]), str(hello.get("python", "")), program)

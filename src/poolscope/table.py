@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from poolscope.advice import ENOUGH_REQUESTS, Upstream, is_judged, words, worst_first
+from poolscope.advice import ENOUGH_REQUESTS, Upstream, words, worst_first
 from poolscope.advice.words import counted
 from poolscope.catalog import DURATION_BOUNDS
 
@@ -37,7 +37,7 @@ def render(summary: dict[str, Any], *, colour: bool, width: int = 100) -> str:
     """
     paint = _Paint(colour)
     # An origin that a scrape knows but that nothing was sent to is no news.
-    upstreams = [one for one in worst_first(summary) if _attempts(one.origin)]
+    upstreams = [one for one in worst_first(summary) if one.attempts]
     lines = list(_lines(upstreams, paint, width))
     if summary["faults"]:
         places = ", ".join(f"{words.clean(place)}" for place in sorted(summary["faults"]))
@@ -54,24 +54,23 @@ def _lines(upstreams: list[Upstream], paint: _Paint, width: int) -> Iterator[str
     if not upstreams:
         yield "poolscope: no outbound HTTP request through urllib3 was seen."
         return
-    origins = [one.origin for one in upstreams]
     unwell = sum(1 for one in upstreams if one.findings)
     if unwell:
         verdict = "1 upstream needs" if unwell == 1 else f"{unwell:,} upstreams need"
         order = ", worst first" if len(upstreams) > 1 else ""
-        yield from _wrapped(f"{_totals(origins)}; {verdict} attention{order}.", width)
+        yield from _wrapped(f"{_totals(upstreams)}; {verdict} attention{order}.", width)
     else:
-        yield from _wrapped(_all_well(origins), width)
-        for origin in origins:
-            yield from _dead(origin, width, f"{words.upstream(origin, _NAME)}: ")
-        if any(map(is_judged, origins)):
+        yield from _wrapped(_all_well(upstreams), width)
+        for one in upstreams:
+            yield from _dead(one.origin, width, f"{words.upstream(one.origin, _NAME)}: ")
+        if any(one.is_judged for one in upstreams):
             return
     said: dict[str, str] = {}
     for one in upstreams[:SHOWN]:
         yield ""
         name = words.upstream(one.origin, _NAME)
         yield paint.bold(f"{name:<{_NAME}}") + f"{'p50':>8}{'p99':>8}"
-        yield from _numbers(one.origin)
+        yield from _numbers(one)
         yield from _dead(one.origin, width, "  ")
         yield from _sentences(one, name, said, paint, width)
     rest = upstreams[SHOWN:]
@@ -89,13 +88,14 @@ def _lines(upstreams: list[Upstream], paint: _Paint, width: int) -> Iterator[str
 # ---- the numbers
 
 
-def _numbers(origin: dict[str, Any]) -> Iterator[str]:
+def _numbers(one: Upstream) -> Iterator[str]:
     """Lay out the five signals as three columns, 100 wide."""
+    origin = one.origin
     requests, connections = origin["requests"], origin["connections"]
     pool, lifetime = origin["pool"], origin["lifetime"]
     left = (
         ("requests answered", words.count(requests["answered"])),
-        ("requests failed", words.count(_failed(origin))),
+        ("requests failed", words.count(one.failed)),
         ("connections opened", words.count(connections["opened"])),
         ("TLS handshakes", words.count(origin["handshakes"]["completed"])),
     )
@@ -148,7 +148,7 @@ def _sentences(
     """Say what is wrong. ``said`` remembers where a change was told, to tell it only once."""
     if not one.findings:
         few = f"Too few requests to judge ({ENOUGH_REQUESTS} are needed)."
-        yield "  Nothing to fix." if is_judged(one.origin) else f"  {few}"
+        yield "  Nothing to fix." if one.is_judged else f"  {few}"
     for number, finding in enumerate(one.findings, 1):
         mark = f"{number}. " if len(one.findings) > 1 else "! "
         problem = _wrapped(finding.problem, width, "  " + mark)
@@ -167,38 +167,25 @@ def _sentences(
         yield f"{indent}Runbook: {finding.id}"
 
 
-def _totals(origins: list[dict[str, Any]], kind: str = "connection") -> str:
-    requests = sum(one["requests"]["answered"] for one in origins)
-    opened = sum(one["connections"]["opened"] for one in origins)
-    failed = sum(_failed(one) for one in origins)
+def _totals(upstreams: list[Upstream], kind: str = "connection") -> str:
+    requests = sum(one.answered for one in upstreams)
+    opened = sum(one.origin["connections"]["opened"] for one in upstreams)
+    failed = sum(one.failed for one in upstreams)
     more = f" ({failed:,} more failed)" if failed else ""
     return (
-        f"poolscope: {counted(requests, 'request')}{more} to {counted(len(origins), 'upstream')} "
+        f"poolscope: {counted(requests, 'request')}{more} to {counted(len(upstreams), 'upstream')} "
         f"over {counted(opened, kind)}"
     )
 
 
-def _all_well(origins: list[dict[str, Any]]) -> str:
-    requests = sum(one["requests"]["answered"] for one in origins)
-    reused = sum(one["requests"]["reused"] for one in origins)
-    is_clear = any(is_judged(one) for one in origins)
-    if not is_clear:
-        return f"{_totals(origins)}: too few to judge (under {ENOUGH_REQUESTS})."
+def _all_well(upstreams: list[Upstream]) -> str:
+    requests = sum(one.answered for one in upstreams)
+    reused = sum(one.origin["requests"]["reused"] for one in upstreams)
+    if not any(one.is_judged for one in upstreams):
+        return f"{_totals(upstreams)}: too few to judge (under {ENOUGH_REQUESTS})."
     if reused >= _RE_USED * requests > 0:
-        return f"{_totals(origins, 're-used connection')}: nothing to fix."
-    return f"{_totals(origins)}, hardly any without need: nothing to fix."
-
-
-def _failed(origin: dict[str, Any]) -> int:
-    """Count requests without an answer, those that never got a connection included."""
-    failed: dict[str, int] = origin["requests"]["failed"]
-    timeouts: int = origin["pool"]["timeouts"]
-    return sum(failed.values()) + timeouts
-
-
-def _attempts(origin: dict[str, Any]) -> int:
-    answered: int = origin["requests"]["answered"]
-    return answered + _failed(origin)
+        return f"{_totals(upstreams, 're-used connection')}: nothing to fix."
+    return f"{_totals(upstreams)}, hardly any without need: nothing to fix."
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:

@@ -13,7 +13,7 @@ from poolscope import catalog
 from poolscope.advice import failures, waste, words
 from poolscope.advice.evidence import ENOUGH_REQUESTS, Cost, Evidence, Finding
 
-__all__ = ["ENOUGH_REQUESTS", "Cost", "Finding", "Upstream", "findings", "is_judged", "worst_first"]
+__all__ = ["ENOUGH_REQUESTS", "Cost", "Finding", "Upstream", "findings", "worst_first"]
 
 #: In the order in which they stand when they weigh the same.
 _CASES: tuple[Callable[[Evidence], Finding | None], ...] = (
@@ -36,6 +36,34 @@ class Upstream(NamedTuple):
 
     origin: dict[str, Any]
     findings: list[Finding]
+
+    @property
+    def answered(self) -> int:
+        """How many requests were answered."""
+        return int(self.origin["requests"]["answered"])
+
+    @property
+    def failed(self) -> int:
+        """How many got no answer, those that never got a connection included."""
+        failed: dict[str, int] = self.origin["requests"]["failed"]
+        return sum(failed.values()) + int(self.origin["pool"]["timeouts"])
+
+    @property
+    def attempts(self) -> int:
+        """How many requests there were."""
+        return self.answered + self.failed
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether these are enough to say how connections are used."""
+        return self.attempts >= ENOUGH_REQUESTS
+
+    @property
+    def verdict(self) -> str:
+        """The worst finding's severity; "well" without any, "few" where that means nothing."""
+        if self.findings:
+            return self.findings[0].severity
+        return "well" if self.is_judged else "few"
 
 
 def findings(summary: dict[str, Any]) -> list[Finding]:
@@ -62,11 +90,6 @@ def worst_first(summary: dict[str, Any]) -> list[Upstream]:
         name = (origin["address"], origin["port"])
         ranked.append(((worst, -lost, -seen.answered, name), Upstream(origin, found)))
     return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
-
-
-def is_judged(origin: dict[str, Any]) -> bool:
-    """Tell whether an origin saw enough requests to say how its connections are used."""
-    return Evidence(origin).attempts >= ENOUGH_REQUESTS
 
 
 def _weight(finding: Finding) -> tuple[bool, float]:

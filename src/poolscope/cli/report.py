@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from poolscope import scrape, table
-from poolscope.advice import worst_first
+from poolscope.advice import Upstream, worst_first
 from poolscope.readings import Readings
 from poolscope.summary import summarize
 
@@ -49,9 +49,11 @@ def document(summary: dict[str, Any]) -> dict[str, Any]:
     """Return the report for machines: the summary, worst origin first, each with its findings."""
     return {
         "seconds": summary["seconds"],
-        "origins": [
-            {**origin, "findings": [asdict(finding) for finding in found]}
-            for origin, found in worst_first(summary)
-        ],
+        "origins": [described(one) for one in worst_first(summary)],
         "faults": summary["faults"],
     }
+
+
+def described(one: Upstream) -> dict[str, Any]:
+    """Return an origin with its findings, ready for ``json.dumps``."""
+    return {**one.origin, "findings": [asdict(finding) for finding in one.findings]}

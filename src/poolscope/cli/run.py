@@ -9,13 +9,16 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from poolscope import config
 from poolscope.backends import prometheus
+from poolscope.cli import live
 from poolscope.cli.export import Export
 from poolscope.cli.export import endpoint as otlp_endpoint
 from poolscope.cli.report import print_report
@@ -68,10 +71,17 @@ class Account:
         self.collector = Collector(self.path, observers, max_origins)
         self.collector.start()
 
+    def state(self, program: str) -> dict[str, Any]:
+        """Return what the live page shows of a program."""
+        return live.state(program, self._age(), self.registry, self.collector)
+
+    def _age(self) -> float:
+        return perf_counter() - self._began
+
     def close(self) -> None:
         """Read what is left to be read, and clean up."""
         self.collector.finish()
-        self.readings.seconds = perf_counter() - self._began
+        self.readings.seconds = self._age()
         if self._export is not None:
             self._export.close()
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -110,7 +120,7 @@ def _supervise(
     export = _open_export(program, environ, options)
     try:
         account = Account(settings.max_origins, export)
-        endpoint = _open_endpoint(options, account.registry)
+        endpoint = _open_endpoint(options, account, Path(program).name)
         environ = environment(account.path, settings, environ)
     except OSError as error:
         _say(f"the command runs unattached: {error.strerror or error} ({error.filename}).")
@@ -152,11 +162,12 @@ def _open_export(program: str, environ: Mapping[str, str], options: Options) -> 
         return None
 
 
-def _open_endpoint(options: Options, registry: object) -> Endpoint | None:
+def _open_endpoint(options: Options, account: Account, program: str) -> Endpoint | None:
     host = options.host.strip("[]")
     named = f"[{host}]" if ":" in host else host
     try:
-        endpoint = Endpoint(host, options.port, registry)
+        registry = account.registry
+        endpoint = Endpoint(host, options.port, registry, partial(account.state, program))
     except OSError as error:
         why = error.strerror or error
         _say(

@@ -1,7 +1,8 @@
-"""The HTTP endpoint of ``poolscope run``: ``/metrics``, for all processes of the command."""
+"""The HTTP endpoint of ``poolscope run``: ``/metrics`` and the live page, for all processes."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable
 from socket import AF_INET, AF_INET6
@@ -10,6 +11,8 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
+
+from poolscope.cli.live import PAGE, POLICY
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -32,12 +35,15 @@ class _Handler(WSGIRequestHandler):
 
 
 class Endpoint:
-    """Serves a registry from a thread of its own.
+    """Serves a registry, and what ``state`` returns, from a thread of its own.
 
     Raises ``OSError`` (or ``OverflowError`` for a port beyond 65535) if it can't be opened.
     """
 
-    def __init__(self, host: str, port: int, registry: Any) -> None:
+    def __init__(
+        self, host: str, port: int, registry: Any, state: Callable[[], dict[str, Any]]
+    ) -> None:
+        self._state = state
         self._metrics = make_wsgi_app(registry)
         kind = _ServerV6 if _family(host) == AF_INET6 else _Server
         self._server = make_server(host, port, self._app, kind, _Handler)
@@ -58,11 +64,25 @@ class Endpoint:
         self._server.server_close()
 
     def _app(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        if environ.get("PATH_INFO") == "/metrics":
+        path = environ.get("PATH_INFO") or "/"
+        if path == "/metrics":
             found: Iterable[bytes] = self._metrics(environ, start)
             return found
-        start("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"The metrics are at /metrics.\n"]
+        status, kind, content = "404 Not Found", "text/plain", b"The metrics are at /metrics.\n"
+        if path == "/":
+            status, kind, content = "200 OK", "text/html", PAGE.read_bytes()
+        elif path == "/state":
+            state = json.dumps(self._state()).encode()
+            status, kind, content = "200 OK", "application/json", state
+        headers = [
+            ("Content-Type", f"{kind}; charset=utf-8"),
+            ("Content-Length", str(len(content))),
+            ("Content-Security-Policy", POLICY),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+        ]
+        start(status, headers)
+        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [content]
 
 
 def _family(host: str) -> int:

@@ -1,0 +1,49 @@
+"""What the live page shows: the same numbers as ``/metrics``, with findings and processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from poolscope import scrape
+from poolscope.advice import Upstream, words, worst_first
+from poolscope.cli.report import described
+from poolscope.collector import Collector
+from poolscope.summary import summarize
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+#: The page itself: it asks for the state every two seconds, and for nothing else.
+PAGE = Path(__file__).with_name("live.html")
+#: What a browser may load for it: what is in the page, and the state.
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+)
+_NAME = 200  # columns for an upstream's name
+
+
+def state(
+    program: str, seconds: float, registry: CollectorRegistry, collector: Collector
+) -> dict[str, Any]:
+    """Return what is known now, ready for ``json.dumps``: upstreams worst first, processes.
+
+    ``seconds`` is how long the command has run. Arguments of processes are left out, as they may
+    hold secrets.
+    """
+    readings = scrape.readings_of(registry.collect())
+    readings.seconds = seconds
+    summary, processes = summarize(readings), collector.processes
+    return {
+        "command": program,
+        "seconds": seconds,
+        "origins": [_row(one) for one in worst_first(summary) if one.attempts],
+        "faults": summary["faults"],
+        "processes": [one._asdict() for one in processes],
+        "ended": max(0, collector.attached - len(processes)),
+    }
+
+
+def _row(one: Upstream) -> dict[str, Any]:
+    name = words.upstream(one.origin, _NAME)
+    return {"name": name, "verdict": one.verdict, "failed": one.failed, **described(one)}
