@@ -241,7 +241,9 @@ def test_somebody_who_speaks_something_else():
 
 
 def test_the_command_prints_the_report(address, capsys):
-    assert report.run(partial(scrape.fetch, address), as_json=False) == 0
+    readings = scrape.fetch(address)
+    readings.seconds = None  # the page is some seconds old, or none
+    assert report.run(lambda: readings, as_json=False) == 0
     out, err = capsys.readouterr()
     assert (out, err) == (render(summarize(scrape.read(page())), colour=False), "")
 
@@ -252,3 +254,21 @@ def test_the_command_says_why_there_is_none(address, capsys):
     assert out == ""
     assert err.startswith(f"poolscope: http://{address}/nowhere answers with the HTTP status 404")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [("Sat, 21 Nov 2026 12:00:10 GMT", 10.0), ("", None), ("yesterday", None),
+     ("Sat, 21 Nov 2026 11:00:00 GMT", None)],
+)  # fmt: skip
+def test_how_long_a_service_has_counted_is_told_by_its_own_clock(monkeypatch, date, seconds):
+    noon = 1795262400  # 2026-11-21 12:00 UTC
+    text = f"""
+poolscope_pools_opened_total{{server_address="a",url_scheme="http",poolscope_client="urllib3"}} 1
+poolscope_pools_opened_created{{server_address="a",poolscope_client="urllib3"}} {noon}
+poolscope_connections_opened_created{{server_address="a",poolscope_client="urllib3"}} {noon + 5}
+process_created 1
+"""
+    page = scrape.Page(text, scrape._timestamp(date))
+    monkeypatch.setattr(scrape, "get", lambda _url, _timeout: page)
+    assert scrape.fetch("http://service/metrics").seconds == seconds

@@ -87,7 +87,6 @@ def snapshot() -> dict[str, Any]:
         return summarize(Readings())
     with _process.scope.locked():
         _process.scope.drain()
-        _process.readings.seconds = _process.scope.age
         return summarize(_process.readings)
 
 

@@ -33,17 +33,11 @@ class Folding:
 
     def begin(self) -> None:
         """Start an empty history."""
-        self._began = perf_counter()
         self.ledger = Ledger()
         self.faults.clear()
         self._origins = Origins(self.max_origins)
         self._sites = CallSites()
         self._events: list[ev.AnyEvent] = []
-
-    @property
-    def age(self) -> float:
-        """For how many seconds this history has been written."""
-        return perf_counter() - self._began
 
     def has_open(self) -> bool:
         """Tell whether any connection is known to be open."""

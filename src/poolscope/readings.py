@@ -6,9 +6,10 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from time import perf_counter
 
 from poolscope.catalog import Metric
-from poolscope.events import Histogram, Origin
+from poolscope.events import Histogram, Origin, OriginSeen
 from poolscope.metrics import MetricObserver
 
 
@@ -64,13 +65,33 @@ class Readings(MetricObserver):
     def __init__(self) -> None:
         self.numbers: dict[Metric, dict[tuple[str, ...], float]] = defaultdict(dict)
         self.distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = defaultdict(dict)
-        #: In how many seconds all this was counted; None if nobody knows.
-        self.seconds: float | None = None
+        self._began: float | None = None
+        self._seconds: float | None = None
 
     def forked(self) -> None:
         """Forget everything."""
         self.numbers.clear()
         self.distributions.clear()
+        self._began = None
+
+    def origin_seen(self, event: OriginSeen) -> None:
+        """Note when the first one was seen."""
+        self._began = self._began or perf_counter()
+        super().origin_seen(event)
+
+    @property
+    def seconds(self) -> float | None:
+        """In how many seconds all this was counted; None if nobody knows.
+
+        Unless set, it is the time since the first origin was seen: a start may take long.
+        """
+        if self._seconds is None and self._began is not None:
+            return perf_counter() - self._began
+        return self._seconds
+
+    @seconds.setter
+    def seconds(self, seconds: float | None) -> None:
+        self._seconds = seconds
 
     # ---- writing
 

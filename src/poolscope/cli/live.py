@@ -24,11 +24,11 @@ _NAME = 200  # columns for an upstream's name
 
 
 def state(
-    program: str, seconds: float, registry: CollectorRegistry, collector: Collector
+    program: str, seconds: float | None, registry: CollectorRegistry, collector: Collector
 ) -> dict[str, Any]:
     """Return what is known now, ready for ``json.dumps``: upstreams worst first, processes.
 
-    ``seconds`` is how long the command has run. Arguments of processes are left out, as they may
+    ``seconds`` is how long it took to come about. Arguments of processes are left out, as they may
     hold secrets.
     """
     readings = scrape.readings_of(registry.collect())

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -56,7 +55,6 @@ class Account:
     """
 
     def __init__(self, max_origins: int, export: Export | None) -> None:
-        self._began = perf_counter()
         self.registry = CollectorRegistry()
         self.readings = Readings()
         base = tempfile.gettempdir()
@@ -73,15 +71,12 @@ class Account:
 
     def state(self, program: str) -> dict[str, Any]:
         """Return what the live page shows of a program."""
-        return live.state(program, self._age(), self.registry, self.collector)
-
-    def _age(self) -> float:
-        return perf_counter() - self._began
+        return live.state(program, self.readings.seconds, self.registry, self.collector)
 
     def close(self) -> None:
         """Read what is left to be read, and clean up."""
         self.collector.finish()
-        self.readings.seconds = self._age()
+        self.readings.seconds = self.readings.seconds  # from here on it stands still
         if self._export is not None:
             self._export.close()
         shutil.rmtree(self._directory, ignore_errors=True)
