@@ -145,6 +145,17 @@ def test_the_whole_run_can_be_reported_on(suite):
     assert "poolscope" not in suite(text).stdout
 
 
+@pytest.mark.parametrize("option", ["--dist=load", "--dist=each"])
+def test_the_workers_of_a_run_are_reported_on_together(suite, server, option):
+    """Budgets hold in each of them."""
+    text = "".join(f"\ndef test_{name}():\n    for _ in range(6): ask()\n" for name in "abcd")
+    text += textwrap.dedent(BARE.format("opened=1"))
+    result = suite(text, "--poolscope", "-p", "xdist.plugin", "-n", "2", option)
+    assert f"{server.answered} requests to 1 upstream over {server.accepted} conn" in result.stdout
+    assert server.accepted == server.answered == (4 * 6 + 5) * (2 if "each" in option else 1)
+    assert "more connections than the budget allows" in result.stdout
+
+
 def test_a_suite_that_does_not_ask_is_left_alone(suite):
     result = suite(
         """

@@ -19,6 +19,10 @@ _MARKER = (
     "connections(per_request=None, opened=None, handshakes=None): fail if the test opens more "
     "connections per request, more connections, or makes more TLS handshakes than that"
 )
+#: The metrics of pytest-xdist's workers.
+_PAGES = pytest.StashKey[list[str]]()
+#: What a run is reported from.
+_REGISTRY = pytest.StashKey[Any]()
 _WIDTH = 200  # columns for an upstream's name
 
 
@@ -111,18 +115,45 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Explain the marker, and attach if the command line asks."""
     config.addinivalue_line("markers", _MARKER)
-    if config.getoption("--poolscope"):
-        _attach()
+    if not config.getoption("--poolscope"):
+        return
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - as above
+
+    config.stash[_PAGES] = []
+    config.stash[_REGISTRY] = CollectorRegistry()
+    _attach(config.stash[_REGISTRY])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what was counted if this is one of pytest-xdist's workers."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None and _REGISTRY in session.config.stash:
+        from prometheus_client import generate_latest  # noqa: PLC0415 - as above
+
+        output["poolscope"] = generate_latest(session.config.stash[_REGISTRY]).decode()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Keep what one of pytest-xdist's workers has counted, unless it crashed."""
+    page = getattr(node, "workeroutput", {}).get("poolscope")
+    if page:
+        node.config.stash[_PAGES].append(page)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the report of ``--poolscope``."""
-    if config.getoption("--poolscope"):
-        import poolscope  # noqa: PLC0415 - as above
-        from poolscope.table import render  # noqa: PLC0415 - as above
+    if not config.getoption("--poolscope"):
+        return
+    from poolscope import scrape  # noqa: PLC0415 - as above
+    from poolscope.summary import summarize  # noqa: PLC0415 - as above
+    from poolscope.table import render  # noqa: PLC0415 - as above
 
-        terminalreporter.section("outbound HTTP connections")
-        terminalreporter.write(render(poolscope.snapshot(), colour=False))
+    together = scrape.readings_of(config.stash[_REGISTRY].collect())
+    for page in config.stash[_PAGES]:
+        together.include(scrape.read(page))
+    terminalreporter.section("outbound HTTP connections")
+    terminalreporter.write(render(summarize(together), colour=False))
 
 
 @pytest.fixture
@@ -153,10 +184,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
             outcome.force_exception(failure)
 
 
-def _attach() -> None:
+def _attach(told: Any = ()) -> None:
     import poolscope  # noqa: PLC0415 - as above
 
-    poolscope.instrument((), call_sites=True)
+    poolscope.instrument(told, call_sites=True)
 
 
 def _bad_limits(marker: pytest.Mark) -> str:

@@ -123,6 +123,18 @@ class Readings(MetricObserver):
             kept[values] = Distribution(metric.bounds)
         return kept[values]
 
+    def include(self, other: Readings) -> None:
+        """Add what was counted elsewhere."""
+        for metric, numbers in other.numbers.items():
+            for values, number in numbers.items():
+                if metric.merge == "max":
+                    self.set(metric, values, max(number, self.numbers[metric].get(values, number)))
+                else:
+                    self.add(metric, values, number)
+        for metric, distributions in other.distributions.items():
+            for values, distribution in distributions.items():
+                self.distribution_at(metric, values).add(distribution)
+
     # ---- reading
 
     def origins(self) -> list[Origin]:
