@@ -71,7 +71,7 @@ FAULTS = {
     "small_pool": [(well, [SMALL])],
     "queue": [(well, [("PoolscopePoolWait", "", {"pool_maxsize": 4})])],
     "impatient": [(well, [("PoolscopePoolWaitTimeouts", "", {})])],
-    "unread": [(well, [("PoolscopeUnreadResponses", "", {})])],
+    "unread": [(well, [("PoolscopeUnreadResponses", place("unread", "glance", "30 times"), {})])],
     "held": [(well, [HELD])],
     "evicting": [(well, [EVICTED])] * 3,
     "asking a server that closes": [(says_close, [("PoolscopeServerCloses", "", {})])],

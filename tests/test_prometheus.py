@@ -182,7 +182,8 @@ WORKERS = """
     poolscope.snapshot()
     registry = prometheus_client.CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)
-    found = {}
+    found = {"labels": sorted({(family.name, *sorted(sample.labels)) for family in
+             registry.collect() for sample in family.samples if "le" not in sample.labels})}
     for family in registry.collect():
         for sample in family.samples:
             key = " ".join([sample.name] + [
@@ -207,6 +208,10 @@ def test_multiprocess_mode_adds_up_over_workers(serve, tmp_path):
     assert found["http_client_open_connections idle"] == 1
     assert found["http_client_open_connections active"] == 0
     assert found["poolscope_pools_open"] == 1
+    # No label more than anywhere else: the same dashboards show them.
+    known = {m.prometheus_name.removesuffix("_total"): sorted(m.labels) for m in catalog.CATALOG}
+    assert len(found["labels"]) == 15
+    assert all(labels == known[name] for name, *labels in found["labels"])
 
 
 def test_a_forked_child_starts_its_own_history(serve):

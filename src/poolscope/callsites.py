@@ -72,6 +72,10 @@ class CallSite(NamedTuple):
 
 #: What sites beyond the bound are called.
 OTHER = CallSite("_other", "_other", "0")
+#: What a site is called that nobody looked at in time.
+UNKNOWN = CallSite("", "", "")
+#: What is asked for because a response was given up: that response's line is to be told.
+_GIVEN_UP = ("replaced_unread", "replaced_collected")
 
 
 def asking(frame: FrameType | None) -> Site | None:
@@ -140,25 +144,29 @@ class CallSites:
         self._known: set[CallSite] = set()
 
     def asked_for(self, connection: Connection, origin: Origin) -> Iterator[AskedFor]:
-        """Yield what is to be told of a connection whose cause is known."""
-        site = connection.site
-        if site is not None and connection.cause in AVOIDABLE_CAUSES:
+        """Yield what is to be told of a connection whose cause is known.
+
+        Where it replaces one that an unread response has cost, that response's line is told.
+        """
+        site, losers = connection.site, connection.carrier.pool.losers
+        if connection.cause in _GIVEN_UP and losers:
+            site = losers.popleft()
+        if connection.site is not None and connection.cause in AVOIDABLE_CAUSES:
             yield AskedFor(origin, *self.spelled(site), connection.cause)
 
+    def closed(self, connection: Connection, reason: str) -> None:
+        """Remember who gave up an unread response, until its connection is replaced."""
+        if f"replaced_{reason}" in _GIVEN_UP:
+            connection.carrier.pool.losers.append(_taker(connection))
+
     def held(self, connection: Connection, origin: Origin) -> Held:
-        """Return what is to be told of a connection that is held.
+        """Return what is to be told of a connection that is held."""
+        return Held(origin, *self.spelled(_taker(connection)))
 
-        Its first request was made where it was asked for; later ones are looked at only once
-        something has been held in their pool, as that costs every request some microseconds.
-        """
-        site = connection.carrier.site
-        if site is None and connection.answered == 1:
-            site = connection.site
-        connection.carrier.pool.follows = connection.site is not None
-        return Held(origin, *self.spelled(site)) if site is not None else Held(origin)
-
-    def spelled(self, site: Site) -> CallSite:
-        """Spell a site out, or return what stands for all beyond the bound."""
+    def spelled(self, site: Site | None) -> CallSite:
+        """Spell a site out, or return what stands for those that are unknown or too many."""
+        if site is None:
+            return UNKNOWN
         code = site.code
         function = getattr(code, "co_qualname", code.co_name)  # new in Python 3.11
         path = _printable(_short(code.co_filename))
@@ -171,6 +179,20 @@ class CallSites:
                 return OTHER
             self._known.add(site)
         return site
+
+
+def _taker(connection: Connection) -> Site | None:
+    """Return the line that took a connection last, if it is known; from now on it will be.
+
+    The first request was made where it was asked for; later ones are looked at only in pools
+    where that matters, as it costs them some microseconds.
+    """
+    connection.carrier.pool.follows = connection.site is not None
+    if connection.taker is not None or connection.answered > 1:
+        taker: Site | None = connection.taker
+        return taker
+    opener: Site | None = connection.site
+    return opener
 
 
 def _printable(name: str) -> str:

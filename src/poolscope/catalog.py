@@ -84,7 +84,7 @@ BY_CALLSITE = Metric(
     "poolscope.connections.by_callsite",
     "counter",
     "{connection}",
-    "Connections that the application need not have opened, by the line of code that asked.",
+    "Connections that the application need not have opened, by the line of code to blame.",
     ("code.file.path", "code.function.name", "code.line.number", "poolscope.cause"),
 )
 CLOSED = Metric(

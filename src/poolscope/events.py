@@ -52,7 +52,11 @@ class Opened(NamedTuple):
 
 
 class AskedFor(NamedTuple):
-    """A connection that need not have been opened, and the line of code that asked for it."""
+    """A connection that need not have been opened, and the line of code that asked for it.
+
+    Where an unread response has cost the one before it is that response's line; empty where
+    nobody looked in time.
+    """
 
     origin: Origin
     path: str

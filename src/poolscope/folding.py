@@ -131,6 +131,7 @@ class Folding:
         state = self._state(connection.carrier.pool)
         state.busy += connection.pass_on_busy(now)
         state.remove(connection, reason)
+        self._sites.closed(connection, reason)
         if not connection.adopted:
             seconds = max(0.0, now - connection.opened_at)
             self._events.append(ev.Closed(state.origin, reason, seconds, connection.answered))

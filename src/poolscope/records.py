@@ -113,7 +113,7 @@ class Pool(_Uncopied):
 
     __slots__ = (
         "blocking", "closed", "evicted", "follows", "ledger", "maxsize", "origin", "ref", "waiting",
-        "state", "used", "open", "unreplaced", "gone",
+        "state", "used", "open", "unreplaced", "losers", "gone",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, origin: Origin, *, blocking: bool, maxsize: int) -> None:
@@ -123,7 +123,8 @@ class Pool(_Uncopied):
         self.maxsize = maxsize
         self.closed = False
         self.evicted = False
-        #: Responses are held here: look which line takes each connection. (The drain says so.)
+        #: Responses are held or given up here: look which line takes each connection. (The drain
+        #: says so, as it costs every request some microseconds.)
         self.follows = False
         #: Checkouts under way, by a token each: len() of it needs no lock.
         self.waiting: dict[object, None] = {}
@@ -133,6 +134,8 @@ class Pool(_Uncopied):
         self.used = False
         self.open = 0
         self.unreplaced: list[str] = []
+        #: Who gave up the unread response, for each of those that were closed for that.
+        self.losers: deque[Any] = deque()
         self.gone = False
 
 
@@ -141,7 +144,7 @@ class Carrier(_Uncopied):
 
     __slots__ = (
         "connecting", "connection", "dirty", "failed", "is_early", "ledger", "outer", "pool",
-        "ref", "reused", "site", "taken_at", "waits",
+        "ref", "reused", "taken_at", "waits",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, pool: Pool) -> None:
@@ -159,8 +162,6 @@ class Carrier(_Uncopied):
         self.connecting = False
         #: The class of the error that ended the last connect, "" if none did.
         self.failed = ""
-        #: Which line of the application made the last request, if that is looked for.
-        self.site: Any = None  # a Site, but records know nobody
         self.reused: Tally | None = None
         self.waits: Tally | None = None
         self.dirty = False
@@ -177,7 +178,7 @@ class Connection:
 
     __slots__ = (
         "adopted", "answered", "busy_seconds", "busy_since", "carrier", "closed_at", "ends_with",
-        "idle_since", "missed", "opened_at", "reason", "site", "socket",
+        "idle_since", "missed", "opened_at", "reason", "site", "socket", "taker",
         "busy_told", "cause", "held_by", "held_since", "known",
     )  # fmt: skip
 
@@ -202,6 +203,8 @@ class Connection:
         self.ends_with: Ref | None = None
         #: Which line of the application asked for it, if that is looked for.
         self.site: Any = None  # a Site, but records know nobody
+        #: Which line made the last request on it, if the pool ``follows`` that.
+        self.taker: Any = None  # likewise
         #: The socket, weakly, to tell after a pause whether it is still the same.
         self.socket: weakref.ref[Any] | None = None
         # ---- the drain's

@@ -113,6 +113,7 @@ def _call_sites(readings: Readings, origin: Origin) -> list[dict[str, Any]]:
     rows = [
         {"path": path, "function": function, "line": int(line), "cause": cause, "count": _whole(n)}
         for (path, function, line, cause), n in readings.further(catalog.BY_CALLSITE, origin)
+        if path
     ]
     return sorted(rows, key=_busiest)
 

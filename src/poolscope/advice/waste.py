@@ -205,6 +205,7 @@ def unread_responses(seen: Evidence) -> Finding | None:
         "headers are wanted, send HEAD. Where stopping early is meant, this is its price.",
         saves=seen.saves(*causes),
         cost=seen.cost(*causes),
+        where=seen.where(*causes),
     )
 
 

@@ -147,8 +147,8 @@ class Client(Sockets):
             self.pulse.wake()
         if current.get() is not carrier:
             self._enter(carrier)
-        if carrier.pool.follows:
-            carrier.site = asking(sys._getframe(1))  # noqa: SLF001 - there is no other way
+        if carrier.pool.follows and connection is not None:
+            connection.taker = asking(sys._getframe(1))  # noqa: SLF001 - there is no other way
 
     def headers(self, headers: Any) -> None:
         """Before the headers are checked: the response has come, its body has not."""
