@@ -6,7 +6,6 @@ null bytes, on descriptors 3 and 4.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -112,8 +111,3 @@ class Browser:
         """Prefer dark pages, or light ones."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if on else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-
-    def picture(self, path):
-        """Draw the whole page into a PNG file."""
-        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))

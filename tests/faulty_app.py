@@ -78,14 +78,24 @@ def glance(url):
     manager.request("GET", f"{url}/long", preload_content=False).close()  # HERE: unread
 
 
-def unread(url):
+def leave(url):
+    with session.get(f"{url}/long", stream=True):  # HERE: left
+        pass
+
+
+def unread(url, give_up=glance, read=lambda url: manager.request("GET", url)):
     """Others are read well, and have to open a new connection each time."""
-    glance(url)
+    give_up(url)
     time.sleep(2.5)  # from then on it is looked who takes a connection
     for _ in range(TIMES - 1):
-        manager.request("GET", url)
-        glance(url)
-    manager.request("GET", url)
+        read(url)
+        give_up(url)
+    read(url)
+
+
+def unread_by_requests(url):
+    """Do the same where a closed connection goes back to its pool, and is opened again."""
+    unread(url, leave, session.get)
 
 
 def peek(url):

@@ -156,6 +156,82 @@ def test_the_cost_is_the_openings_times_the_mean_time_to_open_and_the_waits():
     }
 
 
+def test_a_second_and_a_half_is_not_extrapolated():
+    """Three seconds are needed to speak of an hour, or of a mean over time."""
+    history = [scripted.small_pool(), [ev.Busy(API, 30.0)]]
+    (early,) = found(*history, seconds=2.99)
+    (enough,) = found(*history, seconds=3.0)
+    assert "an hour" not in early.saves
+    assert "an hour" in enough.saves
+    assert "Little" not in early.cause
+    assert "Little" in enough.cause
+    assert early.cost.seconds_per_hour is None
+    assert enough.cost.seconds_per_hour == pytest.approx(40 * 0.03 / 3 * 3600)
+
+
+def test_no_size_is_named_that_is_not_larger():
+    """Many small pools and one that is too small: the mean of their peaks says nothing."""
+    history = [
+        [ev.Levels(API, pools=41, max=410), ev.Levels(API)],
+        [ev.PoolOpened(API)] * 41,
+        answered(70, 130),
+        opened("first"),
+        opened("new_pool", 40),
+        opened("growth", 29),
+        closed("pool_full", 20),
+    ]
+    small = next(one for one in found(*history) if one.id == "PoolscopePoolTooSmall")
+    assert small.settings == {}
+    assert "Make room for N, N being the number of threads that use it" in small.change
+
+
+def test_of_pools_that_are_older_than_the_window_no_peak_is_known():
+    history = [
+        answered(500, 5000),
+        opened("growth", 500),
+        closed("pool_full", 500),
+        [ev.PoolOpened(API), ev.Levels(API, pools=100, max=1000)],
+    ]
+    (finding,) = found(*history)
+    assert finding.settings == {}
+
+
+def test_a_leak_that_is_slow_and_exhausts_a_pool_is_named():
+    """Ten of ten thousand responses hold all that a pool has."""
+    levels = ev.Levels(API, active=10, pending=4, max=10, pools=1)
+    history = [answered(10, 9990), waits(0.0001, 9990), [ev.WaitTimedOut(API)] * 200, [levels]]
+    assert [one.id for one in found(*history)] == ["PoolscopePoolWaitTimeouts"]
+    timeouts, leak = found(*history, held(10))
+    assert (leak.id, leak.severity) == ("PoolscopeHeldConnections", "failing")
+    assert timeouts.change.startswith("Let go of the responses")
+
+
+def test_in_the_first_buckets_latency_is_not_said_to_vary():
+    history = [
+        answered(0, 950, fast=0.0009),
+        answered(0, 50, fast=0.0011),
+        [ev.PoolOpened(API), ev.Busy(API, 60.0)],
+        opened("first"),
+        closed("pool_full", 40),
+        [LEVELS],
+    ]
+    (finding,) = found(*history, seconds=10.0)
+    assert finding.settings == {"pool_maxsize": 12}
+
+
+def test_the_busiest_lines_are_named_first():
+    """A line may have asked for two reasons."""
+    sites = [("a.py", "replaced_unread", 9), ("b.py", "replaced_collected", 7),
+             ("b.py", "replaced_unread", 8)]  # fmt: skip
+    asked = [
+        ev.AskedFor(API, path, "read", "1", cause)
+        for path, cause, times in sites
+        for _ in range(times)
+    ]
+    (finding,) = found(*CASES["PoolscopeUnreadResponses"][0], asked)
+    assert finding.where == "b.py:1 in read, 15 times; a.py:1 in read, 9 times"
+
+
 SHARES = {
     "PoolscopeSessionPerRequest": (0.05, lambda times: [opened("new_pool", times)]),
     "PoolscopeUnreadResponses": (0.05, lambda times: [closed("unread", times)]),
@@ -191,13 +267,14 @@ def test_held_connections_are_let_go_of_before_the_pool_grows():
 @pytest.mark.parametrize("other", CASES)
 def test_no_two_findings_contradict_each_other(one, other):
     """Each stands once, and each setting has one value."""
-    seen = found(*CASES[one][0], *CASES[other][0], seconds=600.0)
+    busy = [ev.Busy(API, 24_000.0)]
+    seen = found(*CASES[one][0], *CASES[other][0], busy, seconds=600.0)
     assert len({finding.id for finding in seen}) == len(seen)
     for name in ("pool_maxsize", "num_pools"):
         assert len({f.settings[name] for f in seen if name in f.settings}) <= 1
     ids = {finding.id for finding in seen}
     if "PoolscopeHeldConnections" in ids:
-        assert not any(f.settings for f in seen if f.id.startswith("PoolscopePoolWait"))
+        assert not any("pool_maxsize" in finding.settings for finding in seen)
 
 
 BUSY = 60.0  # seconds that connections were checked out, in 10 seconds
@@ -207,7 +284,12 @@ BUSY = 60.0  # seconds that connections were checked out, in 10 seconds
     ("fast", "slow", "size", "why"),
     [
         (0.02, 0.02, 12, "latency is steady, so there should be room for 2 times as many, 12"),
-        (0.02, 0.4, 30, "latency varies much (p99 is 26 times p50), so there should be room for 5"),
+        (
+            0.02,
+            0.4,
+            30,
+            "latency varies much (p50 18 ms, p99 475 ms), so there should be room for 5",
+        ),
     ],
 )
 def test_the_size_comes_from_the_mean_in_use_and_from_how_latency_varies(fast, slow, size, why):
@@ -242,8 +324,14 @@ def test_the_size_of_a_pool_that_blocks_counts_those_that_queue():
 
 def test_as_many_pools_are_advised_as_hosts_are_called():
     hosts = [API._replace(address=f"host-{number}") for number in range(12)]
-    (evicted,) = found(*CASES["PoolscopePoolEviction"][0], *(answered(5, origin=h) for h in hosts))
+    called = [answered(5, origin=host) for host in hosts]
+    (evicted,) = found(*CASES["PoolscopePoolEviction"][0], *called)
     assert evicted.settings == {"num_pools": 13}
+    # As many pools as hosts, and still evicted: different settings make several of one host.
+    pools = [ev.Levels(host, pools=1, max=1) for host in (API, *hosts)]
+    (evicted,) = found(*CASES["PoolscopePoolEviction"][0], *called, pools)
+    assert evicted.settings == {}
+    assert "Different settings for one host" in evicted.cause
     other = API._replace(address="_other", port="")
     (evicted,) = found(*CASES["PoolscopePoolEviction"][0], answered(5, origin=other))
     assert evicted.settings == {}

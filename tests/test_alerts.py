@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from poolscope import advice, catalog
+from poolscope import catalog
 from poolscope.catalog import Metric
-from watching import DASHBOARDS, RULES
+from watching import DASHBOARDS, RULES, alerts
 
 HAS_PROMTOOL = shutil.which("promtool")
 pytestmark = pytest.mark.skipif(not HAS_PROMTOOL, reason="promtool is missing (apt: prometheus)")
@@ -311,18 +311,5 @@ def test_more_upstreams_than_are_told_apart_fire(tmp_path):
     assert firing(tmp_path, scraped, LAST) == {"PoolscopeOtherUpstreams"}
 
 
-def alerts():
-    rules = yaml.safe_load((DASHBOARDS / "alerting-rules.yaml").read_text())
-    return {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
-
-
 def test_every_alert_is_tried():
     assert set(WRONG) | ELSEWHERE == alerts()
-
-
-def test_every_finding_is_named_after_an_alert():
-    """The runbook has a section of that name for each."""
-    sources = (Path(advice.__file__).parent / f"{name}.py" for name in ("failures", "waste"))
-    ids = {found for source in sources for found in re.findall(r'"(Pool\w+)"', source.read_text())}
-    assert len(ids) == 12
-    assert ids <= alerts()

@@ -8,14 +8,15 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import promql_parser
 import pytest
 import yaml
 
-from poolscope import catalog
-from watching import DASHBOARDS
+from poolscope import advice, catalog
+from watching import DASHBOARDS, alerts
 
 BOARDS = ("poolscope-overview", "poolscope-service", "poolscope-runbook")
 RULES = ("recording-rules.yaml", "alerting-rules.yaml")
@@ -229,3 +230,11 @@ def test_thresholds_are_numbers_of_their_own():
     for rule in rules("alert"):
         bare = re.sub(r"\b\d+[mh]\b|[\w:]*[a-z_][\w:]*|\"[^\"]*\"", "", rule["expr"])
         assert set(re.findall(r"\d[\d.]*", bare)) <= {"0", "1"}, rule["alert"]
+
+
+def test_every_finding_is_named_after_an_alert():
+    """The runbook has a section of that name for each."""
+    sources = (Path(advice.__file__).parent / f"{name}.py" for name in ("failures", "waste"))
+    ids = {found for source in sources for found in re.findall(r'"(Pool\w+)"', source.read_text())}
+    assert len(ids) == 12
+    assert ids <= alerts()

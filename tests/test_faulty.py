@@ -72,6 +72,9 @@ FAULTS = {
     "queue": [(well, [("PoolscopePoolWait", "", {"pool_maxsize": 4})])],
     "impatient": [(well, [("PoolscopePoolWaitTimeouts", "", {})])],
     "unread": [(well, [("PoolscopeUnreadResponses", place("unread", "glance", "30 times"), {})])],
+    "unread_by_requests": [
+        (well, [("PoolscopeUnreadResponses", place("left", "leave", "30 times"), {})])
+    ],
     "held": [(well, [HELD])],
     "evicting": [(well, [EVICTED])] * 3,
     "asking a server that closes": [(says_close, [("PoolscopeServerCloses", "", {})])],

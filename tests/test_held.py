@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import time
 from time import perf_counter
 
 import pytest
@@ -12,6 +13,7 @@ import urllib3
 import poolscope
 from commands import origin_of, report_of, run
 from peers import HOST, keep_alive
+from poolscope import records
 
 HELD = "poolscope_connections_held_total"
 
@@ -20,6 +22,7 @@ HELD = "poolscope_connections_held_total"
 def later(scope, monkeypatch):  # noqa: ARG001 - it has to be attached
     """Return a function that lets time go by, for the drains."""
     skipped = [0.0]
+    monkeypatch.setattr(records, "silent_for", lambda _socket: None)  # the kernel's time goes on
     monkeypatch.setattr(poolscope._process.scope, "clock", lambda: perf_counter() + skipped[0])
 
     def later(seconds):
@@ -122,6 +125,23 @@ def test_the_report_names_the_line_that_took_them(serve, tmp_path):
     [finding] = origin["findings"]
     assert finding["id"] == "PoolscopeHeldConnections"
     assert finding["where"] == "main.py:5 in peek, 3 times"
+
+
+def test_a_stream_that_flows_is_not_held(serve, tmp_path):
+    """However long it takes: the kernel knows that something comes."""
+
+    def flow(peer):
+        for _ in peer:
+            peer.answer(b"", length=30)
+            for _ in range(30):
+                time.sleep(0.1)
+                peer.send(b"x")
+
+    server = serve(flow)
+    script = "import sys, requests\nassert len(requests.get(sys.argv[1]).content) == 30\n"
+    origin = played(tmp_path, server, script, "--held-after", "0.5")
+    assert origin["requests"]["answered"] == 1
+    assert origin["connections"]["held"] == 0
 
 
 def test_without_call_sites_they_are_counted(serve, tmp_path):

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import socket
+import struct
 import sys
 import textwrap
 import urllib.error
 import urllib.request
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import pytest
 
 import browser
 from commands import Running, poolscope
-from peers import eventually, fin, keep_alive
+from peers import HOST, eventually, fin, keep_alive
 from poolscope import catalog, scrape
 from poolscope.advice import words
 
@@ -93,7 +99,7 @@ SAID = """
         {
             numbers: Object.fromEntries([...one.querySelectorAll(".bar")].map((bar) =>
                 [bar.dataset.name, Number(bar.lastChild.textContent.replaceAll(",", ""))])),
-            answered: one.querySelector("p").textContent,
+            answered: one.querySelector("p")?.textContent,
             findings: [...one.querySelectorAll("[data-finding]")].map((one) => one.dataset.finding),
             text: one.innerText,
         },
@@ -159,19 +165,43 @@ def test_it_is_the_report(page):
     ]
 
 
+#: The colours of every kind of text, and of what it stands on.
+COLOURS = """
+    ["p.problem", ".finding p", ".faint", ".verdict.costly", ".signal b", ".signal small", "code", "h3"].map((kind) => {
+        const one = document.querySelector(kind);
+        let on = one;
+        while (getComputedStyle(on).backgroundColor === "rgba(0, 0, 0, 0)") on = on.parentElement;
+        return [kind, getComputedStyle(one).color, getComputedStyle(on).backgroundColor];
+    })
+"""  # noqa: E501 - a script
+
+
+def luminance(colour):
+    """Return the relative luminance of a CSS colour (WCAG 2.2)."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    """Return the contrast ratio of two colours, from 1 to 21."""
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
 @pytest.mark.parametrize("width", [360, 1200])
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_fits_and_can_be_read(page, width, dark, tmp_path):
+def test_it_fits_and_can_be_read(page, width, dark):
+    """At phone width, in light and dark: no text is fainter than WCAG's AA wants."""
     shown, service, (bare, *_) = page
     shown.resize(width, 800)
     shown.dark(on=dark)
     play(service, bare)
     settled(shown, service)
     assert shown.ask("document.documentElement.scrollWidth") == width
-    background = shown.ask("getComputedStyle(document.body).backgroundColor")
-    assert background == ("rgb(15, 18, 22)" if dark else "rgb(244, 245, 247)")
-    shown.picture(tmp_path / "page.png")
-    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    colours = shown.ask(COLOURS)
+    assert (luminance(colours[0][2]) < 0.5) == dark
+    assert [row for row in colours if contrast(row[1], row[2]) < 4.5] == []
 
 
 def test_it_keeps_what_it_knows_when_the_service_is_gone(page):
@@ -183,6 +213,33 @@ def test_it_keeps_what_it_knows_when_the_service_is_gone(page):
     shown.until("!document.getElementById('gone').hidden")
     assert "The command has ended" in shown.ask("document.getElementById('gone').textContent")
     assert shown.ask(SAID).keys() == known.keys()
+
+
+def test_a_service_that_hangs_is_noticed_and_its_return_as_well(page):
+    shown, service, (bare, *_) = page
+    play(service, bare)
+    settled(shown, service)
+    service.send(signal.SIGSTOP)
+    shown.until("!document.getElementById('gone').hidden")
+    service.send(signal.SIGCONT)
+    shown.until("document.getElementById('gone').hidden")
+
+
+def test_who_has_something_in_focus_keeps_it(page):
+    """Nor does what somebody has folded unfold by itself."""
+    shown, service, (bare, small, _) = page
+    play(service, bare)
+    settled(shown, service)
+    shown.ask(f"document.querySelector('[data-upstream=\"{small.url}\"] summary').focus()")
+    shown.ask("document.activeElement.click()")
+    looks = "performance.getEntriesByType('resource').length"
+    seen = shown.ask(looks)
+    shown.until(f"{looks} > {seen} + 1")
+    assert shown.ask("document.activeElement.tagName") == "SUMMARY"
+    assert shown.ask("document.activeElement.parentElement.open") is False
+    assert shown.ask(SAID)[small.url]["numbers"] == {}
+    shown.ask("document.activeElement.click()")
+    assert settled(shown, service)[small.url]["findings"] == ["PoolscopePoolTooSmall"]
 
 
 def test_a_selection_is_not_taken_away(page):
@@ -220,3 +277,25 @@ def test_other_addresses_are_not_found(page):
             assert (answer.status, answer.read()) == (200, b"")
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(service.url.replace("metrics", "other"))
+
+
+def test_a_name_that_leads_here_all_of_a_sudden_is_refused(page):
+    """A page from elsewhere must not read this one; a person who asks for the machine may."""
+    _, service, _ = page
+    for host, status in (("evil.example", 403), ("localhost", 200), ("[::1]", 200), ("", 403)):
+        connection = HTTPConnection(HOST, urlsplit(service.url).port)
+        connection.request("GET", "/state", headers={"Host": f"{host}:9464"})
+        assert connection.getresponse().status == status, host
+        connection.close()
+
+
+def test_clients_that_hang_up_leave_standard_error_alone(page):
+    _, service, (bare, *_) = page
+    for said in (b"", b"GET /state HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+        with socket.create_connection((HOST, urlsplit(service.url).port)) as client:
+            client.sendall(said)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    play(service, bare)
+    service.process.stdin.close()
+    assert "Exception" not in service.process.stderr.read()
+    assert service.process.wait() == 0

@@ -288,7 +288,7 @@ def test_json_has_the_summary_and_the_findings():
     text = stream.getvalue()
     document = json.loads(text)
     assert text.endswith("}\n")
-    assert list(document) == ["seconds", "origins", "faults"]
+    assert list(document) == ["seconds", "most_pools_open", "origins", "faults"]
     assert document["faults"] == {"somewhere": 1}
     sick, well = document["origins"]
     assert [finding.pop("id") for finding in sick["findings"]] == ["PoolscopeSessionPerRequest"]

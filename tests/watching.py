@@ -162,3 +162,9 @@ class Watching:
             process.terminate()
         for process in self.processes:
             process.wait(PATIENCE)
+
+
+def alerts():
+    """Return the names of all alerts."""
+    rules = yaml.safe_load((DASHBOARDS / "alerting-rules.yaml").read_text())
+    return {rule["alert"] for group in rules["groups"] for rule in group["rules"]}

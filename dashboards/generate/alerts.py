@@ -205,7 +205,8 @@ ALERTS = (
         "15m",
         f"{{{{ $labels.job }}}} does not let go of connections to {_WHERE}.",
         "{{ $value | humanizePercentage }} of the requests' responses kept their connection for "
-        "longer than `held_after` after the headers had come: they are neither read nor closed.",
+        "longer than `held_after` after the headers had come, and nothing came on it for as long. "
+        "Mostly they are neither read nor closed.",
     ),
     Alert(
         "PoolscopeServerCloses",
@@ -235,8 +236,8 @@ ALERTS = (
         ),
         "10m",
         f"Requests from {{{{ $labels.job }}}} to {_WHERE} are cut off.",
-        "{{ $value | humanizePercentage }} of the requests were cut off on a new connection, or "
-        "answered with something that is not HTTP.",
+        "{{ $value | humanizePercentage }} of the requests were cut off on a new connection, "
+        "answered with something that is not HTTP, or ended by another error.",
     ),
     Alert(
         "PoolscopePoolEviction",

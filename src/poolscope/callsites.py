@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MAX_SITES = 50
 _DEPTH = 200
 _MAX_FILES = 10_000
+#: Requests of a pool that are looked at after a response was held or given up there.
+_FOLLOWED = 1000
 
 #: Packages through which requests pass on their way, installed or not.
 _HTTP = frozenset((
@@ -150,14 +152,15 @@ class CallSites:
         """
         site, losers = connection.site, connection.carrier.pool.losers
         if connection.cause in _GIVEN_UP and losers:
-            site = losers.popleft()
+            site = losers.pop(0)
         if connection.site is not None and connection.cause in AVOIDABLE_CAUSES:
             yield AskedFor(origin, *self.spelled(site), connection.cause)
 
     def closed(self, connection: Connection, reason: str) -> None:
         """Remember who gave up an unread response, until its connection is replaced."""
+        pool = connection.carrier.pool
         if f"replaced_{reason}" in _GIVEN_UP:
-            connection.carrier.pool.losers.append(_taker(connection))
+            pool.losers = [*(pool.losers or ()), _taker(connection)]
 
     def held(self, connection: Connection, origin: Origin) -> Held:
         """Return what is to be told of a connection that is held."""
@@ -182,12 +185,13 @@ class CallSites:
 
 
 def _taker(connection: Connection) -> Site | None:
-    """Return the line that took a connection last, if it is known; from now on it will be.
+    """Return the line that took a connection last, if it is known; for a while it will be.
 
     The first request was made where it was asked for; later ones are looked at only in pools
     where that matters, as it costs them some microseconds.
     """
-    connection.carrier.pool.follows = connection.site is not None
+    if connection.site is not None:  # else nobody looks for lines of code
+        connection.carrier.pool.follows = _FOLLOWED
     if connection.taker is not None or connection.answered > 1:
         taker: Site | None = connection.taker
         return taker

@@ -238,6 +238,8 @@ CATALOG = (
     LIFETIME, POOLS_OPENED, POOLS_OPEN, FAULTS,
 )  # fmt: skip
 
+BY_NAME = {metric.name: metric for metric in CATALOG}
+
 #: What is open now, read at each drain.
 LEVELS = tuple(metric for metric in CATALOG if metric.kind in ("gauge", "updowncounter"))
 

@@ -7,7 +7,6 @@ import selectors
 import socket
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from poolscope import events as ev
@@ -113,16 +112,17 @@ class Collector:
         try:
             message: dict[str, Any] = json.loads(line)
             told = ev.from_plain(message.get("events", ()))
+            hello = _attached(message) if "pid" in message and "refused" not in message else None
         except (ValueError, KeyError, TypeError) as error:
             told = [ev.Faulted(f"collector.{type(error).__name__}")]
-            message = {}
+            message, hello = {}, None
         if "refused" in message:
             self.refused.append((str(message.get("executable")), str(message["refused"])))
-        elif "pid" in message:
+        elif hello is not None:
             self.attached += 1
-            peer.pid = message["pid"]
+            peer.pid = hello.pid
             self.silent.add(peer.pid)
-            self.processes += (_attached(message),)
+            self.processes += (hello,)
         elif "bye" in message:
             self.silent.discard(peer.pid)
         self._tell([self._as_one(peer, event) for event in told])
@@ -171,6 +171,4 @@ class Collector:
 
 def _attached(hello: dict[str, Any]) -> Attached:
     """Read who says hello."""
-    argv = hello.get("argv") or [""]
-    program = Path(str(argv[0])).name or "python"
-    return Attached(int(hello["pid"]), str(hello.get("python", "")), program)
+    return Attached(int(hello["pid"]), str(hello["python"]), str(hello["program"]))

@@ -13,7 +13,7 @@ import poolscope
 _instrumentor: Any = instrumentor  # it hides its names from type checkers
 
 
-class PoolscopeInstrumentor(_instrumentor.BaseInstrumentor):  # type: ignore[misc] # Any, as said
+class PoolscopeInstrumentor(_instrumentor.BaseInstrumentor):  # type: ignore[misc] # it is Any to type checkers
     """Attaches poolscope and reports to OpenTelemetry alone.
 
     ``opentelemetry-instrument`` and the Kubernetes operator find it by its entry point;

@@ -19,10 +19,8 @@ _MARKER = (
     "connections(per_request=None, opened=None, handshakes=None): fail if the test opens more "
     "connections per request, more connections, or makes more TLS handshakes than that"
 )
-#: The metrics of pytest-xdist's workers.
-_PAGES = pytest.StashKey[list[str]]()
-#: What a run is reported from.
-_REGISTRY = pytest.StashKey[Any]()
+#: What a run is reported from, and the workers of pytest-xdist that said nothing.
+_READINGS, _SILENT = pytest.StashKey[Any](), pytest.StashKey[list[str]]()
 _WIDTH = 200  # columns for an upstream's name
 
 
@@ -115,45 +113,49 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Explain the marker, and attach if the command line asks."""
     config.addinivalue_line("markers", _MARKER)
-    if not config.getoption("--poolscope"):
-        return
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - as above
+    if config.getoption("--poolscope"):
+        from poolscope.readings import Readings  # noqa: PLC0415 - as above
 
-    config.stash[_PAGES] = []
-    config.stash[_REGISTRY] = CollectorRegistry()
-    _attach(config.stash[_REGISTRY])
+        config.stash[_READINGS], config.stash[_SILENT] = Readings(), []
+        _attach(config.stash[_READINGS])
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand over what was counted if this is one of pytest-xdist's workers."""
     output = getattr(session.config, "workeroutput", None)
-    if output is not None and _REGISTRY in session.config.stash:
-        from prometheus_client import generate_latest  # noqa: PLC0415 - as above
-
-        output["poolscope"] = generate_latest(session.config.stash[_REGISTRY]).decode()
+    if output is not None and _READINGS in session.config.stash:
+        output["poolscope"] = _drained(session.config).plain()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Keep what one of pytest-xdist's workers has counted, unless it crashed."""
-    page = getattr(node, "workeroutput", {}).get("poolscope")
-    if page:
-        node.config.stash[_PAGES].append(page)
+    """Add what one of pytest-xdist's workers has counted, unless it crashed."""
+    if _READINGS in node.config.stash:
+        rows = getattr(node, "workeroutput", {}).get("poolscope")
+        if rows is None:
+            node.config.stash[_SILENT].append(node.gateway.id)
+        else:
+            node.config.stash[_READINGS].include(rows)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the report of ``--poolscope``."""
-    if not config.getoption("--poolscope"):
+    if _READINGS not in config.stash:
         return
-    from poolscope import scrape  # noqa: PLC0415 - as above
     from poolscope.summary import summarize  # noqa: PLC0415 - as above
     from poolscope.table import render  # noqa: PLC0415 - as above
 
-    together = scrape.readings_of(config.stash[_REGISTRY].collect())
-    for page in config.stash[_PAGES]:
-        together.include(scrape.read(page))
     terminalreporter.section("outbound HTTP connections")
-    terminalreporter.write(render(summarize(together), colour=False))
+    terminalreporter.write(render(summarize(_drained(config)), colour=False))
+    if silent := config.stash[_SILENT]:
+        terminalreporter.write(f"Without these workers, which crashed: {', '.join(silent)}.\n")
+
+
+def _drained(config: pytest.Config) -> Any:
+    import poolscope  # noqa: PLC0415 - as above
+
+    poolscope.snapshot()
+    return config.stash[_READINGS]
 
 
 @pytest.fixture

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from time import perf_counter
+from typing import Any
 
+from poolscope import catalog
 from poolscope.catalog import Metric
-from poolscope.events import Histogram, Origin, OriginSeen
+from poolscope.events import AnyEvent, Histogram, Levels, Origin, OriginSeen
 from poolscope.metrics import MetricObserver
 
 
@@ -65,6 +68,10 @@ class Readings(MetricObserver):
     def __init__(self) -> None:
         self.numbers: dict[Metric, dict[tuple[str, ...], float]] = defaultdict(dict)
         self.distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = defaultdict(dict)
+        #: How many connections each pool of an origin kept, and how many pools there were, at most.
+        self.pool_sizes: dict[Origin, int] = {}
+        self.most_pools = 0
+        self._pools: dict[Origin, int] = {}
         self._began: float | None = None
         self._seconds: float | None = None
 
@@ -72,12 +79,29 @@ class Readings(MetricObserver):
         """Forget everything."""
         self.numbers.clear()
         self.distributions.clear()
+        self.pool_sizes.clear()
+        self._pools.clear()
+        self.most_pools = 0
         self._began = None
+
+    def tell(self, events: Sequence[AnyEvent]) -> None:
+        """Take in a drain; its levels are those of one moment."""
+        super().tell(events)
+        self.most_pools = max(self.most_pools, sum(self._pools.values()))
 
     def origin_seen(self, event: OriginSeen) -> None:
         """Note when the first one was seen."""
         self._began = self._began or perf_counter()
         super().origin_seen(event)
+
+    def levels(self, event: Levels) -> None:
+        """Set the levels, and remember of the pools what is gone when they are closed."""
+        super().levels(event)
+        origin = event.origin
+        self._pools[origin] = event.pools
+        if event.pools:
+            size = math.ceil(event.max / event.pools)
+            self.pool_sizes[origin] = max(self.pool_sizes.get(origin, 0), size)
 
     @property
     def seconds(self) -> float | None:
@@ -92,6 +116,10 @@ class Readings(MetricObserver):
     @seconds.setter
     def seconds(self, seconds: float | None) -> None:
         self._seconds = seconds
+
+    def stop(self) -> None:
+        """Stop the clock: nothing more is counted."""
+        self._seconds = self.seconds
 
     # ---- writing
 
@@ -123,17 +151,31 @@ class Readings(MetricObserver):
             kept[values] = Distribution(metric.bounds)
         return kept[values]
 
-    def include(self, other: Readings) -> None:
-        """Add what was counted elsewhere."""
-        for metric, numbers in other.numbers.items():
-            for values, number in numbers.items():
-                if metric.merge == "max":
-                    self.set(metric, values, max(number, self.numbers[metric].get(values, number)))
-                else:
-                    self.add(metric, values, number)
-        for metric, distributions in other.distributions.items():
-            for values, distribution in distributions.items():
-                self.distribution_at(metric, values).add(distribution)
+    def plain(self) -> list[list[Any]]:
+        """Return everything as plain values, for :meth:`include` in another process."""
+        numbers = [
+            [metric.name, list(values), number]
+            for metric, kept in self.numbers.items()
+            for values, number in kept.items()
+        ]
+        return numbers + [
+            [metric.name, list(values), each.counts, each.sum]
+            for metric, several in self.distributions.items()
+            for values, each in several.items()
+        ]
+
+    def include(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Add what :meth:`plain` returned elsewhere."""
+        for name, values, *rest in rows:
+            metric, key = catalog.BY_NAME[name], tuple(values)
+            if len(rest) > 1:
+                other = Distribution(metric.bounds)
+                other.counts, other.sum = rest
+                self.distribution_at(metric, key).add(other)
+            elif metric.merge == "max":
+                self.set(metric, key, max(rest[0], self.numbers[metric].get(key, rest[0])))
+            else:
+                self.add(metric, key, rest[0])
 
     # ---- reading
 

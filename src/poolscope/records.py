@@ -15,7 +15,7 @@ from typing import Any
 
 from poolscope.catalog import DURATION_BOUNDS
 from poolscope.events import Histogram, Origin
-from poolscope.hangups import has_hung_up
+from poolscope.hangups import has_hung_up, silent_for
 
 #: The name under which records hang on the host's connections and pools.
 KEY = "_poolscope"
@@ -123,9 +123,9 @@ class Pool(_Uncopied):
         self.maxsize = maxsize
         self.closed = False
         self.evicted = False
-        #: Responses are held or given up here: look which line takes each connection. (The drain
-        #: says so, as it costs every request some microseconds.)
-        self.follows = False
+        #: Of how many requests from now on it is looked which line makes them. (The drain says so
+        #: when responses are held or given up here; it costs each some microseconds.)
+        self.follows = 0
         #: Checkouts under way, by a token each: len() of it needs no lock.
         self.waiting: dict[object, None] = {}
         self.ref: Ref | None = None
@@ -134,8 +134,8 @@ class Pool(_Uncopied):
         self.used = False
         self.open = 0
         self.unreplaced: list[str] = []
-        #: Who gave up the unread response, for each of those that were closed for that.
-        self.losers: deque[Any] = deque()
+        #: Who gave up the unread response, for each of those that were closed for that, if any.
+        self.losers: list[Any] | None = None
         self.gone = False
 
 
@@ -251,13 +251,19 @@ class Connection:
         return seconds
 
     def is_held(self, now: float, limit: float) -> bool:
-        """Tell, once, that a response has kept it for ``limit`` seconds; for the drain alone."""
+        """Tell, once, that a response has kept it for ``limit`` seconds; for the drain alone.
+
+        And that nothing has come on it for as long, where the kernel can tell.
+        """
         if self.carrier.taken_at or not self.answered:
             return False  # the answer has not come yet
         if self.held_by != self.busy_since:
             self.held_by, self.held_since = self.busy_since, now
         if now - self.held_since < limit:
             return False
+        silence = silent_for(self.socket()) if self.socket is not None else None
+        if silence is not None and silence < limit:
+            return False  # a long body, or a stream
         self.held_since = math.inf
         return True
 

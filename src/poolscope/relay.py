@@ -70,7 +70,8 @@ class Relay(Observer):
         if hasattr(socket, "SO_NOSIGPIPE"):  # macOS
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_NOSIGPIPE, 1)
         self._identity = _identity(self._socket.fileno())
-        self._write({"pid": os.getpid(), "python": platform.python_version(), "argv": sys.argv})
+        python = platform.python_version()
+        self._write({"pid": os.getpid(), "python": python, "program": _program()})
 
     def _write(self, message: dict[str, Any]) -> None:
         if self._socket is not None:
@@ -94,6 +95,14 @@ class Relay(Observer):
             old.close()
         else:
             old.detach()
+
+
+def _program() -> str:
+    """Name the program that this process runs, without its arguments: they may hold secrets."""
+    said = sys.argv[0] if sys.argv else ""
+    if said == "-m" in sys.orig_argv:  # which becomes the module's file only after we are gone
+        said = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+    return os.path.basename(said) or "python"  # noqa: PTH119 - it is no path, mostly
 
 
 def _identity(descriptor: int) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from poolscope import events as ev
+from poolscope.config import Settings
 from poolscope.folding import Folding
 from poolscope.observers import Observer
 from poolscope.records import Connection
@@ -20,7 +21,7 @@ class Scope(Folding):
     second, a scrape, the end of the process.
     """
 
-    def __init__(self, max_origins: int, held_after: float = 60.0) -> None:
+    def __init__(self, max_origins: int, held_after: float = Settings.held_after) -> None:
         self.observers: list[Observer] = []
         super().__init__(max_origins, held_after)
 

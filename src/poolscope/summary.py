@@ -5,6 +5,7 @@ Durations are in seconds; None stands for "no such thing was seen".
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from poolscope import catalog
@@ -14,9 +15,12 @@ from poolscope.readings import Distribution, Readings
 
 def summarize(readings: Readings) -> dict[str, Any]:
     """Return ``{"seconds": ..., "origins": [...], "faults": {...}}``, ready for ``json.dumps``."""
+    origins = [summarize_origin(readings, origin) for origin in readings.origins()]
+    pools_open = sum(origin["pool"]["pools_open"] for origin in origins)
     return {
         "seconds": readings.seconds,
-        "origins": [summarize_origin(readings, origin) for origin in readings.origins()],
+        "most_pools_open": max(readings.most_pools, pools_open),
+        "origins": origins,
         "faults": {
             values[0]: _whole(number)
             for values, number in readings.numbers.get(catalog.FAULTS, {}).items()
@@ -39,6 +43,8 @@ def summarize_origin(readings: Readings, origin: Origin) -> dict[str, Any]:
     age_sum = readings.total(catalog.AGE_SUM, origin)
     lived = lifetime.count + open_now
     closed = {key: _whole(n) for key, n in readings.by(catalog.CLOSED, origin).items()}
+    most, pools_open = (readings.total(m, origin) for m in (catalog.MAX, catalog.POOLS_OPEN))
+    size = math.ceil(most / pools_open) if pools_open else 0
     return {
         "address": origin.address,
         "port": origin.port,
@@ -90,9 +96,10 @@ def summarize_origin(readings: Readings, origin: Origin) -> dict[str, Any]:
             "timeouts": _whole(readings.total(catalog.TIMEOUTS, origin)),
             "pending": _whole(readings.total(catalog.PENDING, origin)),
             "discarded": closed.get("pool_full", 0),
-            "max": _whole(readings.total(catalog.MAX, origin)),
+            "max": _whole(most),
+            "size": max(size, readings.pool_sizes.get(origin, 0)),
             "pools_opened": _whole(readings.total(catalog.POOLS_OPENED, origin)),
-            "pools_open": _whole(readings.total(catalog.POOLS_OPEN, origin)),
+            "pools_open": _whole(pools_open),
         },
         "lifetime": {
             "mean": (lifetime.sum + age_sum) / lived if lived else None,

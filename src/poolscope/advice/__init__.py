@@ -79,17 +79,26 @@ def worst_first(summary: dict[str, Any]) -> list[Upstream]:
     by avoidable and other-side causes times the mean time to open one, and for a pool.
     """
     needless = catalog.AVOIDABLE_CAUSES + catalog.OTHER_SIDE_CAUSES
-    origins = summary["origins"]
-    upstreams = 0 if any(one["address"] == words.OTHER for one in origins) else len(origins)
     ranked = []
-    for origin in origins:
-        seen = Evidence(origin, summary.get("seconds"), upstreams)
+    for origin in summary["origins"]:
+        seen = Evidence(origin, summary["seconds"], _upstreams(summary))
         found = sorted(filter(None, (case(seen) for case in _CASES)), key=_weight)
         worst = 2 if not found else 0 if found[0].severity == "failing" else 1
         lost = seen.cost(*needless).seconds + seen.waited
         name = (origin["address"], origin["port"])
         ranked.append(((worst, -lost, -seen.answered, name), Upstream(origin, found)))
     return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _upstreams(summary: dict[str, Any]) -> int:
+    """Return for how many upstreams a manager should keep pools; 0 if nobody knows.
+
+    That there were never pools for all of them says that there is one for each: more pools than
+    upstreams come from other settings for the same host, or from several managers.
+    """
+    upstreams = summary["origins"]
+    is_known = all(one["address"] != words.OTHER for one in upstreams)
+    return len(upstreams) if is_known and summary["most_pools_open"] < len(upstreams) else 0
 
 
 def _weight(finding: Finding) -> tuple[bool, float]:

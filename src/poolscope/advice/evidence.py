@@ -15,7 +15,7 @@ Whose = Literal["the application", "the other side", "the application or the oth
 #: Requests below which an origin's connections are not judged.
 ENOUGH_REQUESTS = 10
 #: Seconds below which nothing is said about an hour, or about means over time.
-ENOUGH_SECONDS = 1.0
+ENOUGH_SECONDS = 3.0
 #: How often something must have happened, and to which share of the requests.
 TIMES = 3
 COSTLY_SHARE = 0.05
@@ -76,7 +76,7 @@ class Evidence:
     """An origin's summary, as the cases ask about it.
 
     ``seconds`` is how long it took to come about (None if nobody knows), ``upstreams`` how many
-    origins were called meanwhile (0 if there were too many to tell apart).
+    origins one manager should keep pools for (0 if nobody knows).
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class Evidence:
         self.closed: dict[str, int] = connections["closed_by_reason"]
         self.connect_errors: dict[str, int] = connections["create_failed"]
         self.pool: dict[str, Any] = origin["pool"]
+        self.pool_size: int = self.pool["size"]
         self.dropped: dict[str, dict[str, Any]] = origin["lifetime"]["idle_when_dropped"]
         self.create_mean: float = latency["create"]["mean"] or 0.0
         self.reused: dict[str, float | None] = latency["reused"]
@@ -162,17 +163,17 @@ class Evidence:
             return ""
         parts = [f"{cost.connections:,} of {words.counted(self.opened_total, 'connection')}"]
         if cost.first_request is not None:
-            slower = words.duration(cost.first_request)
-            parts.append(f"about {slower} on each request that opens one")
+            slower = words.about(cost.first_request)
+            parts.append(f"{slower} on each request that opens one")
         if cost.seconds_per_hour:
             parts.append(f"at this rate {self._an_hour(cost)}")
         return "; ".join(parts) + "."
 
     def _an_hour(self, cost: Cost) -> str:
-        waiting = words.duration(cost.seconds_per_hour)
+        waiting = words.about(cost.seconds_per_hour or 0.0)
         cpu = self.hourly(cost.cpu_seconds)
         more = f" and {words.duration(cpu)} of CPU" if cpu else ""
-        return f"about {waiting} of waiting{more} an hour"
+        return f"{waiting} of waiting{more} an hour"
 
     # ---- where it comes from
 
@@ -191,21 +192,16 @@ class Evidence:
         found = self.dropped.get("reset")
         return found["count"] if found and found["p50"] >= HARDLY_IDLE else 0
 
-    def pool_size(self) -> int:
-        """Return how many connections each pool keeps; 0 if that is not the same for all."""
-        most: int = self.pool["max"]
-        pools: int = self.pool["pools_open"] or 1
-        return 0 if most % pools else most // pools
-
     def peak(self) -> int:
         """Return how many connections a pool had in use at once, on average over the pools.
 
         A pool opens one by ``growth`` only when all that it has are in use, and one that takes a
-        closed one's place has another cause, so counting its places gives the peak.
+        closed one's place has another cause, so counting its places gives the peak. 0 if pools
+        are older than what is looked at: then nobody knows how many places they had before.
         """
         places = self.number("first", "new_pool", "replaced_evicted", "growth")
-        pools: int = self.pool["pools_opened"] or 1
-        return math.ceil(places / pools)
+        pools: int = self.pool["pools_opened"]
+        return math.ceil(places / pools) if pools >= max(self.pool["pools_open"], 1) else 0
 
 
 def _lines(sites: list[dict[str, Any]]) -> str:
@@ -214,6 +210,7 @@ def _lines(sites: list[dict[str, Any]]) -> str:
     for site in sites:
         name = words.call_site(site)
         lines[name] = lines.get(name, 0) + site["count"]
-    shown = [f"{name}, {words.times(count)}" for name, count in lines.items()][:_SITES]
+    busiest = sorted(lines.items(), key=lambda line: -line[1])
+    shown = [f"{name}, {words.times(count)}" for name, count in busiest][:_SITES]
     more = len(lines) - len(shown)
     return "; ".join(shown) + (f"; and {words.counted(more, 'more line')}" if more else "")

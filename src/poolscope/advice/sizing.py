@@ -9,16 +9,18 @@ waited, per second, the mean number that queued.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from typing import NamedTuple
 
 from poolscope.advice import words
 from poolscope.advice.evidence import Evidence
+from poolscope.catalog import DURATION_BOUNDS
 
 #: Room for the swings around the mean: twice the mean where latency is steady, five times where
 #: it varies much, as slow answers then pile up.
 _STEADY, _VARYING = 2, 5
-#: Latency varies much if the p99 is so many times the p50.
-_VARIES = 4.0
+#: Latency varies much if the p99 is so many buckets above the p50: four times as long, or more.
+_APART = 3
 
 
 class Size(NamedTuple):
@@ -48,12 +50,12 @@ def pool_size(seen: Evidence) -> Size | None:
             wanted = math.ceil(mean + queued)
             said.append(f"with those that queue {wanted:,} are wanted on average")
     peak = 0 if seen.pool["waits"] else seen.peak()
-    if peak > max(wanted, seen.pool_size(), 1):
+    if peak > max(wanted, seen.pool_size, 1):
         wanted = peak
         # Of several pools only the mean of their peaks is known.
         up_to = "up to" if seen.pool["pools_opened"] == 1 else "about"
         said.append(f"{up_to} {peak:,} were in use at once")
-    if wanted <= max(seen.pool_size(), 1):
+    if wanted <= max(seen.pool_size, 1):
         return None
     return Size(wanted, "; ".join(said))
 
@@ -61,6 +63,10 @@ def pool_size(seen: Evidence) -> Size | None:
 def _swings(seen: Evidence) -> tuple[int, str]:
     """Return by how much there must be more room than the mean, and why."""
     p50, p99 = seen.reused["p50"], seen.reused["p99"]
-    if p50 and p99 and p99 >= _VARIES * p50:
-        return _VARYING, f"latency varies much (p99 is {p99 / p50:.0f} times p50)"
-    return _STEADY, "latency is steady"
+    if p50 is None or p99 is None:
+        return _STEADY, "latency is not known to vary"
+    low, high = (bisect_left(DURATION_BOUNDS, quantile) for quantile in (p50, p99))
+    if high - low < _APART:
+        return _STEADY, "latency is steady"
+    spelled = (words.estimate(quantile, DURATION_BOUNDS) for quantile in (p50, p99))
+    return _VARYING, "latency varies much (p50 {}, p99 {})".format(*spelled)

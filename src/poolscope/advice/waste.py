@@ -49,7 +49,9 @@ def pool_too_small(seen: Evidence) -> Finding | None:
     number = seen.closed.get("pool_full", 0)
     if not seen.often(number, FAILING_SHARE):
         return None
-    size, kept = pool_size(seen), seen.pool_size()
+    kept = seen.pool_size
+    # Connections that are held are in use as well, and more room would not be for others.
+    size = None if is_held(seen) else pool_size(seen)
     keeps = f" (it keeps {kept:,})" if kept else ""
     maxsize = f"{size.connections:,}" if size else "N"
     reached = f": {size.why}" if size else ""
@@ -76,9 +78,9 @@ def pool_wait(seen: Evidence) -> Finding | None:
     """Look for requests that queue, perhaps in vain, for a pool's connection."""
     timeouts, p99 = seen.pool["timeouts"], seen.pool["wait"]["p99"] or 0.0
     gave_up = seen.fails(timeouts)
-    if not gave_up and not (seen.pool["waits"] >= ENOUGH_REQUESTS and p99 >= _LONG_WAIT):
+    if not gave_up and not _waits_long(seen):
         return None
-    kept = seen.pool_size()
+    kept = seen.pool_size
     limit = f" to {counted(kept, 'connection')}" if kept else ""
     longest = f"about {words.duration(p99)} or longer"
     if p99 >= catalog.DURATION_BOUNDS[-1]:
@@ -86,7 +88,6 @@ def pool_wait(seen: Evidence) -> Finding | None:
     problem = f"1 in 100 requests waited {longest} for a free connection"
     if gave_up:
         problem = f"{counted(timeouts, 'request')} failed: no connection became free in time"
-    # Room for more would be held, too: then that comes first.
     size = None if is_held(seen) else pool_size(seen)
     maxsize = f"{size.connections:,}" if size else "N"
     change = (
@@ -220,20 +221,32 @@ def held_connections(seen: Evidence) -> Finding | None:
         severity="failing" if failing else "costly",
         whose="the application",
         problem=f"{counted(seen.held, 'response')} kept a connection for longer than allowed "
-        "(`held_after`, a minute unless set) after the headers had come.",
-        cause="It asks with `stream=True` or `preload_content=False`, keeps the response, and "
-        "neither reads it to the end nor closes it: nobody else can use that connection.",
+        "(`held_after`, a minute unless set), and nothing came on it for as long.",
+        cause="Nobody else can use these connections meanwhile. Mostly it asks with `stream=True` "
+        "or `preload_content=False`, keeps the response, and neither reads nor closes it; or the "
+        "other side stalls in the midst of a body.",
         change="Take such responses in a `with` block that reads them: "
         "`with session.get(url, stream=True) as response:`; in urllib3 call "
-        "`response.release_conn()` after the last `read()`. If these are downloads or streams that "
-        "are meant to last, give them a Session of their own and raise `held_after`.",
+        "`response.release_conn()` after the last `read()`. Streams that are meant to be silent "
+        "for long need a Session of their own, and a larger `held_after`.",
         where=seen.where_held(),
     )
 
 
 def is_held(seen: Evidence) -> bool:
-    """Tell whether so many responses hold on to a connection that it is worth a sentence."""
-    return seen.often(seen.held, FAILING_SHARE)
+    """Tell whether so many responses hold on to a connection that it is worth a sentence.
+
+    That is a share of the requests, or half of a pool for which others wait.
+    """
+    if seen.often(seen.held, FAILING_SHARE):
+        return True
+    waits = seen.pool["timeouts"] or seen.pool["pending"] or _waits_long(seen)
+    return seen.often(seen.held, 0.0) and bool(waits) and 2 * seen.held >= seen.pool_size > 0
+
+
+def _waits_long(seen: Evidence) -> bool:
+    p99 = seen.pool["wait"]["p99"] or 0.0
+    return bool(seen.pool["waits"] >= ENOUGH_REQUESTS and p99 >= _LONG_WAIT)
 
 
 def pool_evictions(seen: Evidence) -> Finding | None:
@@ -241,9 +254,13 @@ def pool_evictions(seen: Evidence) -> Finding | None:
     number = seen.opened.get("replaced_evicted", 0)
     if not seen.often(number):
         return None
-    hosts = seen.upstreams if seen.upstreams > 1 else 0  # those of a whole process, or more
+    hosts = seen.upstreams
     num_pools = f"{hosts:,}" if hosts else "N"
-    calls = f" {hosts:,} are called altogether." if hosts else ""
+    calls = (
+        f" {hosts:,} are called altogether."
+        if hosts
+        else (" Different settings for one host (certificates, time-outs) count as several.")
+    )
     return Finding(
         id="PoolscopePoolEviction",
         upstream=seen.upstream,

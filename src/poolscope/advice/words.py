@@ -77,6 +77,12 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / _DAY:.0f} days"
 
 
+def about(seconds: float) -> str:
+    """Spell seconds that are an estimate: ``about 12 ms``, ``less than 1 ms``."""
+    text = duration(seconds)
+    return f"less than {text[1:]}" if text.startswith("<") else f"about {text}"
+
+
 def estimate(seconds: float | None, bounds: Sequence[float]) -> str:
     """Spell a quantile that was estimated from buckets with these upper bounds in seconds.
 

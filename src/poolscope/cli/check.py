@@ -32,7 +32,7 @@ def run() -> int:
         print("disabled: POOLSCOPE_DISABLED is set")
         return 1
     for name, value in asdict(settings).items():
-        shown = ("no", "yes")[value] if isinstance(value, bool) else f"{value:g}"
+        shown = ("no", "yes")[value] if isinstance(value, bool) else value
         print(f"{name}: {shown}")
     print(f"wrapt {_version('wrapt')}: {_wrapt()}")
     for backend in BACKENDS:

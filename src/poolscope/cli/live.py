@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).with_name("live.html")
 #: What a browser may load for it: what is in the page, and the state.
 POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _NAME = 200  # columns for an upstream's name
 
@@ -35,6 +37,7 @@ def state(
     readings.seconds = seconds
     summary, processes = summarize(readings), collector.processes
     return {
+        "run": os.getpid(),
         "command": program,
         "seconds": seconds,
         "origins": [_row(one) for one in worst_first(summary) if one.attempts],

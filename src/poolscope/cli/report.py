@@ -49,6 +49,7 @@ def document(summary: dict[str, Any]) -> dict[str, Any]:
     """Return the report for machines: the summary, worst origin first, each with its findings."""
     return {
         "seconds": summary["seconds"],
+        "most_pools_open": summary["most_pools_open"],
         "origins": [described(one) for one in worst_first(summary)],
         "faults": summary["faults"],
     }

@@ -76,7 +76,7 @@ class Account:
     def close(self) -> None:
         """Read what is left to be read, and clean up."""
         self.collector.finish()
-        self.readings.seconds = self.readings.seconds  # from here on it stands still
+        self.readings.stop()
         if self._export is not None:
             self._export.close()
         shutil.rmtree(self._directory, ignore_errors=True)

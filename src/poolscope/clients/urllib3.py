@@ -147,7 +147,8 @@ class Client(Sockets):
             self.pulse.wake()
         if current.get() is not carrier:
             self._enter(carrier)
-        if carrier.pool.follows and connection is not None:
+        if carrier.pool.follows and connection is not None and not connection.reason:
+            carrier.pool.follows -= 1
             connection.taker = asking(sys._getframe(1))  # noqa: SLF001 - there is no other way
 
     def headers(self, headers: Any) -> None:
