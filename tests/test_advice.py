@@ -232,6 +232,16 @@ def test_the_busiest_lines_are_named_first():
     assert finding.where == "b.py:1 in read, 15 times; a.py:1 in read, 9 times"
 
 
+def test_who_asks_once_a_minute_finds_its_connection_closed_and_nothing_is_wrong():
+    history = [answered(60, 0), [ev.PoolOpened(API)], opened("first"), opened("replaced_stale", 59),
+               closed("stale", 59), [ev.Levels(API, idle=1, pools=1, max=10)]]  # fmt: skip
+    assert found(*history, seconds=3600.0) == []
+    assert [one.id for one in found(*history, seconds=600.0)] == ["PoolscopeIdleTimeoutRace"]
+    assert [one.id for one in found(*history)] == ["PoolscopeIdleTimeoutRace"]
+    failing = [*history, failed("reset", 3, reused=True), dropped("reset", 40.0, 3)]
+    assert [one.severity for one in found(*failing, seconds=3600.0)] == ["failing"]
+
+
 SHARES = {
     "PoolscopeSessionPerRequest": (0.05, lambda times: [opened("new_pool", times)]),
     "PoolscopeUnreadResponses": (0.05, lambda times: [closed("unread", times)]),

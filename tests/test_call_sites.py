@@ -186,22 +186,25 @@ def test_a_name_that_is_no_text_does_not_spoil_a_scrape():
     assert CallSites().spelled(Site(code, 3)).path == "\\udcff/app.py"
 
 
-def test_processes_share_one_bound_under_run(tmp_path):
+@pytest.mark.parametrize("held", [False, True])
+def test_processes_share_one_bound_under_run(tmp_path, held):
     told = []
-    recorder = type("Recorder", (Observer,), {"asked_for": lambda _self, event: told.append(event)})
+    record = {"asked_for": lambda _self, event: told.append(event)}
+    recorder = type("Recorder", (Observer,), record | {"held": record["asked_for"]})
     collector = Collector(str(tmp_path / "collector"), [recorder()], 100)
     collector.start()
     origin = ev.Origin("api", "443", "https", "urllib3")
     for process in range(3):
         relay = Relay(str(tmp_path / "collector"))
         relay.hello()
-        relay.tell(
-            [ev.AskedFor(origin, f"{process}.py", "f", str(line), "new_pool") for line in range(30)]
-        )
+        sites = [(origin, f"{process}.py", "f", str(line)) for line in range(30)]
+        relay.tell([ev.Held(*one) if held else ev.AskedFor(*one, "new_pool") for one in sites])
+        relay.tell([ev.Held(origin)] if held else [])  # nobody knows which line: no name is needed
         relay.ended()
     collector.finish()
-    assert len(told) == 90
-    assert len({event[1:4] for event in told}) == callsites.MAX_SITES + 1
+    named = [event[1:4] for event in told if event.path]
+    assert (len(told), len(named)) == (93 if held else 90, 90)
+    assert len(set(named)) == callsites.MAX_SITES + 1
 
 
 def test_what_need_be_opened_has_no_site(server, tmp_path):

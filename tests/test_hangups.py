@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 import sys
+import textwrap
 import threading
+from functools import partial
 from unittest.mock import Mock
 
 import pytest
 import urllib3
 
+from commands import Running
 from peers import HOST, eventually, keep_alive
 from poolscope.hangups import has_hung_up
 
@@ -66,6 +69,38 @@ def test_a_request_finds_them_as_it_always_did(scope, server, hang_up):
     assert pool.request("GET", "/").status == 200
     seen = scope.of(server)
     assert seen.opened == {"first": 1, "replaced_stale": 1}
+
+
+def test_under_run_they_add_up_over_processes(serve):
+    told = threading.Event()
+
+    def handler(peer):
+        peer.request()
+        peer.answer()
+        peer.wait(told)
+
+    script = """
+        import os, sys, urllib3
+        pid = os.fork()
+        pool = urllib3.PoolManager()
+        pool.request("GET", sys.argv[1])
+        if pid:
+            print("asked", flush=True)
+            sys.stdin.read()
+            os.kill(pid, 9)
+        else:
+            import time
+            time.sleep(60)
+    """
+    server = serve(handler)
+    with Running(sys.executable, "-c", textwrap.dedent(script), server.url) as service:
+        assert service.line() == "asked"
+        server.wait(answered=2)
+        stale = partial(service.total, "poolscope_connections_stale")
+        assert stale() == 0
+        told.set()
+        assert eventually(lambda: stale() == 2)
+        service.process.stdin.close()
 
 
 def test_one_that_is_checked_out_is_not_asked(scope, serve):

@@ -156,6 +156,13 @@ def test_the_workers_of_a_run_are_reported_on_together(suite, server, option):
     assert "more connections than the budget allows" in result.stdout
 
 
+def test_a_worker_that_crashes_is_named(suite, server):
+    text = "import os\ndef test_a(): ask()\ndef test_b(): os._exit(3)\n"
+    result = suite(text, "--poolscope", "-p", "xdist.plugin", "-n", "1", "--max-worker-restart=0")
+    assert "Without these workers, which crashed: gw0." in result.stdout
+    assert server.answered == 1
+
+
 def test_a_suite_that_does_not_ask_is_left_alone(suite):
     result = suite(
         """

@@ -20,6 +20,7 @@ ENOUGH_SECONDS = 3.0
 TIMES = 3
 COSTLY_SHARE = 0.05
 FAILING_SHARE = 0.01  # a failed request hurts more than one that had to connect
+_SELDOM = 0.1  # requests a second and pool
 #: Lines of code that are named in one finding.
 _SITES = 3
 #: Seconds; who was idle for less than the lowest bound was hardly idle.
@@ -98,6 +99,8 @@ class Evidence:
         self.closed: dict[str, int] = connections["closed_by_reason"]
         self.connect_errors: dict[str, int] = connections["create_failed"]
         self.pool: dict[str, Any] = origin["pool"]
+        #: How many there are, or were.
+        self.pools: int = self.pool["pools_open"] or self.pool["pools_opened"] or 1
         self.pool_size: int = self.pool["size"]
         self.dropped: dict[str, dict[str, Any]] = origin["lifetime"]["idle_when_dropped"]
         self.create_mean: float = latency["create"]["mean"] or 0.0
@@ -118,6 +121,14 @@ class Evidence:
         if not self.answered:
             return times > 0
         return times >= TIMES and times >= FAILING_SHARE * self.attempts
+
+    def asks_seldom(self) -> bool:
+        """Tell whether each pool has a request in ten seconds or fewer, if that is known.
+
+        Who asks once a minute finds its connection closed, and nothing is wrong. The alerts have
+        the same bound (``poolscope:min_requests_per_second_and_instance:threshold``).
+        """
+        return self.seconds is not None and self.attempts < _SELDOM * self.seconds * self.pools
 
     # ---- what it costs
 

@@ -36,7 +36,7 @@ def pool_size(seen: Evidence) -> Size | None:
     That is room for the swings around the mean in use, and for all that were wanted at once: of
     a pool that does not block the peak in use, of one that blocks those in use and in the queue.
     """
-    pools = seen.pool["pools_open"] or seen.pool["pools_opened"] or 1
+    pools = seen.pools
     wanted, said = 0, []
     if seen.seconds is not None and seen.busy:
         mean, queued = seen.busy / seen.seconds / pools, seen.waited / seen.seconds / pools

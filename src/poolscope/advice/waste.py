@@ -118,7 +118,7 @@ def idle_race(seen: Evidence) -> Finding | None:
     """Look for connections that the other side ends while they are idle."""
     stale, resets = seen.closed.get("stale", 0), seen.idle_resets()
     failing = seen.fails(resets)
-    if not failing and not seen.often(stale + resets):
+    if not failing and (seen.asks_seldom() or not seen.often(stale + resets)):
         return None
     problem = []
     if stale:
