@@ -19,8 +19,6 @@ _MARKER = (
     "connections(per_request=None, opened=None, handshakes=None): fail if the test opens more "
     "connections per request, more connections, or makes more TLS handshakes than that"
 )
-#: What a run is reported from, and the workers of pytest-xdist that said nothing.
-_READINGS, _SILENT = pytest.StashKey[Any](), pytest.StashKey[list[str]]()
 _WIDTH = 200  # columns for an upstream's name
 
 
@@ -114,48 +112,53 @@ def pytest_configure(config: pytest.Config) -> None:
     """Explain the marker, and attach if the command line asks."""
     config.addinivalue_line("markers", _MARKER)
     if config.getoption("--poolscope"):
+        config.pluginmanager.register(_Report(config), "poolscope-report")
+
+
+class _Report:
+    """The hooks of ``--poolscope``, in the run itself and in each of pytest-xdist's workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
         from poolscope.readings import Readings  # noqa: PLC0415 - as above
 
-        config.stash[_READINGS], config.stash[_SILENT] = Readings(), []
-        _attach(config.stash[_READINGS])
+        self._readings = Readings()
+        #: What a worker hands over; None in the run itself.
+        self._output: dict[str, Any] | None = getattr(config, "workeroutput", None)
+        self._silent: list[str] = []
+        _attach(self._readings)
 
+    def pytest_sessionfinish(self) -> None:
+        """Hand over what was counted, if this is a worker."""
+        if self._output is not None:
+            _drain()
+            self._output["poolscope"] = self._readings.plain()
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand over what was counted if this is one of pytest-xdist's workers."""
-    output = getattr(session.config, "workeroutput", None)
-    if output is not None and _READINGS in session.config.stash:
-        output["poolscope"] = _drained(session.config).plain()
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Add what one of pytest-xdist's workers has counted, unless it crashed."""
-    if _READINGS in node.config.stash:
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Add what a worker has counted, unless it crashed."""
         rows = getattr(node, "workeroutput", {}).get("poolscope")
         if rows is None:
-            node.config.stash[_SILENT].append(node.gateway.id)
+            self._silent.append(node.gateway.id)
         else:
-            node.config.stash[_READINGS].include(rows)
+            self._readings.include(rows)
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Print the report."""
+        from poolscope.summary import summarize  # noqa: PLC0415 - as above
+        from poolscope.table import render  # noqa: PLC0415 - as above
+
+        _drain()
+        terminalreporter.section("outbound HTTP connections")
+        terminalreporter.write(render(summarize(self._readings), colour=False))
+        if self._silent:
+            names = ", ".join(self._silent)
+            terminalreporter.write(f"Without these workers, which crashed: {names}.\n")
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print the report of ``--poolscope``."""
-    if _READINGS not in config.stash:
-        return
-    from poolscope.summary import summarize  # noqa: PLC0415 - as above
-    from poolscope.table import render  # noqa: PLC0415 - as above
-
-    terminalreporter.section("outbound HTTP connections")
-    terminalreporter.write(render(summarize(_drained(config)), colour=False))
-    if silent := config.stash[_SILENT]:
-        terminalreporter.write(f"Without these workers, which crashed: {', '.join(silent)}.\n")
-
-
-def _drained(config: pytest.Config) -> Any:
+def _drain() -> None:
     import poolscope  # noqa: PLC0415 - as above
 
     poolscope.snapshot()
-    return config.stash[_READINGS]
 
 
 @pytest.fixture
