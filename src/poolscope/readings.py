@@ -68,6 +68,8 @@ class Readings(MetricObserver):
     def __init__(self) -> None:
         self.numbers: dict[Metric, dict[tuple[str, ...], float]] = defaultdict(dict)
         self.distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = defaultdict(dict)
+        #: The keys of both by metric and origin: there may be a hundred of these.
+        self._keys: dict[tuple[Metric, tuple[str, ...]], list[tuple[str, ...]]] = defaultdict(list)
         #: How many connections each pool of an origin kept, and how many pools there were, at most.
         self.pool_sizes: dict[Origin, int] = {}
         self.most_pools = 0
@@ -79,6 +81,7 @@ class Readings(MetricObserver):
         """Forget everything."""
         self.numbers.clear()
         self.distributions.clear()
+        self._keys.clear()
         self.pool_sizes.clear()
         self._pools.clear()
         self.most_pools = 0
@@ -126,10 +129,13 @@ class Readings(MetricObserver):
     def add(self, metric: Metric, values: tuple[str, ...], amount: float) -> None:
         """Add to a counter."""
         kept, values = self.numbers[metric], tuple(values)
+        if values not in kept:
+            self._keys[metric, values[:4]].append(values)
         kept[values] = kept.get(values, 0.0) + amount
 
     def set(self, metric: Metric, values: tuple[str, ...], value: float) -> None:
         """Set a level."""
+        self.add(metric, values, 0.0)  # so that it is there
         self.numbers[metric][tuple(values)] = value
 
     def record(self, metric: Metric, values: tuple[str, ...], value: float) -> None:
@@ -148,8 +154,14 @@ class Readings(MetricObserver):
         """Return the histogram with exactly these attributes, made if it is not there."""
         kept, values = self.distributions[metric], tuple(values)
         if values not in kept:
+            self._keys[metric, values[:4]].append(values)
             kept[values] = Distribution(metric.bounds)
         return kept[values]
+
+    def drop(self, metric: Metric, origin: Origin) -> None:
+        """Forget an origin's values of a counter or level."""
+        for values in self._keys.pop((metric, tuple(origin)), ()):
+            del self.numbers[metric][values]
 
     def plain(self) -> list[list[Any]]:
         """Return everything as plain values, for :meth:`include` in another process."""
@@ -207,12 +219,11 @@ class Readings(MetricObserver):
     def distribution(self, metric: Metric, origin: Origin, *further: str) -> Distribution:
         """Return an origin's histogram over those further attributes that end with ``further``."""
         whole = Distribution(metric.bounds)
-        for values, part in self.distributions.get(metric, {}).items():
-            if values[:4] == tuple(origin) and values[len(values) - len(further) :] == further:
-                whole.add(part)
+        for values in self._keys.get((metric, tuple(origin)), ()):
+            if values[len(values) - len(further) :] == further:
+                whole.add(self.distributions[metric][values])
         return whole
 
     def _of(self, metric: Metric, origin: Origin) -> Iterator[tuple[tuple[str, ...], float]]:
-        for values, number in self.numbers.get(metric, {}).items():
-            if values[:4] == tuple(origin):
-                yield values, number
+        for values in self._keys.get((metric, tuple(origin)), ()):
+            yield values, self.numbers[metric][values]

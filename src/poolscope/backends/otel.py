@@ -114,9 +114,7 @@ class OtelObserver(MetricObserver):
         super().levels(event)
         if not (event.pools or event.active or event.idle or event.pending):
             for metric in catalog.LEVELS:
-                kept = self._totals.numbers[metric]
-                for values in [values for values in kept if values[:4] == event.origin]:
-                    del kept[values]
+                self._totals.drop(metric, event.origin)
 
     # ---- metrics
 
