@@ -75,8 +75,9 @@ class Browser:
             if answer.get("method") in _COMPLAINTS:
                 self.complaints.append(answer["params"])
             if answer.get("id") == self._number:
-                assert "error" not in answer, answer
-                return answer["result"]
+                # An expression may be lost on the way from one page to the next.
+                assert "error" not in answer or method == "Runtime.evaluate", answer
+                return answer.get("result", {"result": {}})
 
     def _message(self):
         found = bytearray()
@@ -86,8 +87,9 @@ class Browser:
         return bytes(found)
 
     def open(self, url):
-        """Go to an address."""
+        """Go to an address, and wait until its page is there."""
         self.call("Page.navigate", url=url)
+        self.until(f"location.href === '{url}' && document.readyState === 'complete'")
 
     def ask(self, expression):
         """Return what a JavaScript expression is in the page."""
