@@ -293,12 +293,12 @@ BUSY = 60.0  # seconds that connections were checked out, in 10 seconds
 @pytest.mark.parametrize(
     ("fast", "slow", "size", "why"),
     [
-        (0.02, 0.02, 12, "latency is steady, so there should be room for 2 times as many, 12"),
+        (0.02, 0.02, 12, "latency is steady, so there should be room for twice as many, 12"),
         (
             0.02,
             0.4,
             30,
-            "latency varies much (p50 18 ms, p99 475 ms), so there should be room for 5",
+            "latency varies much (p50 18 ms, p99 475 ms), so there should be room for five times",
         ),
     ],
 )

@@ -19,6 +19,7 @@ from poolscope.catalog import DURATION_BOUNDS
 #: Room for the swings around the mean: twice the mean where latency is steady, five times where
 #: it varies much, as slow answers then pile up.
 _STEADY, _VARYING = 2, 5
+_TIMES = {_STEADY: "twice", _VARYING: "five times"}
 #: Latency varies much if the p99 is so many buckets above the p50: four times as long, or more.
 _APART = 3
 
@@ -44,7 +45,7 @@ def pool_size(seen: Evidence) -> Size | None:
         wanted = math.ceil(factor * mean)
         said.append(
             f"{words.ratio(mean)} are in use on average (by Little's law); {latency}, so there "
-            f"should be room for {factor} times as many, {wanted:,}"
+            f"should be room for {_TIMES[factor]} as many, {wanted:,}"
         )
         if seen.pool["waits"] and math.ceil(mean + queued) > wanted:
             wanted = math.ceil(mean + queued)
