@@ -12,8 +12,9 @@ import pytest
 from peers import keep_alive
 
 PLUGIN = "poolscope.pytest_plugin"
-#: Other plugins that are installed here only take their time; ours is named.
-ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+#: Other plugins that are installed here only take their time, ours is named; and what this run
+#: was told is not for the suites in it.
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
 
 
 @pytest.fixture
