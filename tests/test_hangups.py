@@ -14,7 +14,7 @@ import urllib3
 
 from commands import Running
 from peers import HOST, eventually, keep_alive
-from poolscope.hangups import has_hung_up
+from poolscope.hangups import has_hung_up, silent_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel is asked")
 
@@ -147,3 +147,20 @@ def test_who_keeps_alive_is_not_dead(scope, serve):
     for _ in range(3):
         pool.request("GET", "/")
         assert (scope.of(server).open["idle"], scope.of(server).stale) == (1, 0)
+
+
+def test_how_long_nothing_came_is_known_of_a_tcp_socket_alone(serve):
+    server = serve(keep_alive)
+    with socket.create_connection((HOST, server.port)) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert sock.recv(1000).endswith(b"ok")
+        assert eventually(lambda: silent_for(sock) >= 0.05)
+        before = silent_for(sock)
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert sock.recv(1000).endswith(b"ok")
+        assert silent_for(sock) < before
+    one, other = socket.socketpair()
+    with one, other:
+        assert silent_for(one) is None
+    for nothing in (sock, None, object(), Mock()):
+        assert silent_for(nothing) is None
