@@ -181,7 +181,7 @@ def complete(url: str, path: str = "/metrics") -> str:
 def get(url: str, timeout: float) -> Page:
     """Return what is at a URL. Raises :exc:`ScrapeError`."""
     # A proxy could not reach what this machine calls itself.
-    proxies: dict[str, str] | None = {} if _is_loopback(urlsplit(url).hostname or "") else None
+    proxies: dict[str, str] | None = {} if is_loopback(urlsplit(url).hostname or "") else None
     opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     request = urllib.request.Request(url, headers={"Accept": "text/plain;version=0.0.4, */*;q=0.5"})  # noqa: S310 - complete() lets http and https through only
     try:
@@ -234,7 +234,8 @@ def _unreachable(url: str, why: str) -> str:
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether a host, by its name or address, is what this machine calls itself."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

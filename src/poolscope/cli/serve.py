@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import threading
@@ -17,6 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import make_wsgi_app
 
 from poolscope.cli.live import PAGE, POLICY
+from poolscope.scrape import is_loopback
 
 _FRESH = 1.0  # seconds for which all pages that look are shown the same state
 _PATIENCE = 10.0  # seconds for a client that connects and says nothing
@@ -65,7 +67,7 @@ class Endpoint:
         self._metrics = make_wsgi_app(registry)
         kind = _ServerV6 if _family(host) == AF_INET6 else _Server
         self._server = make_server(host, port, self._app, kind, _Handler)
-        self._is_private = _is_own(host)
+        self._is_private = is_loopback(host)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="poolscope-endpoint", daemon=True
         )
@@ -124,13 +126,10 @@ def _host(environ: dict[str, Any]) -> str:
 
 def _is_own(host: str) -> bool:
     """Tell whether a name stands for this machine alone, or is an address and no name."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
+    with contextlib.suppress(ValueError):
         ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+        return True
+    return is_loopback(host)
 
 
 def _family(host: str) -> int:
