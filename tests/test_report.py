@@ -70,7 +70,8 @@ NAME                                                                            
     just as it was used again. Opening one, TLS included, takes 30 ms on average; for these that is
     1.8 s in all.
     Whose move: the other side. It, or a proxy, load balancer or firewall in between, ends idle
-    connections; half of these had been idle for less than 7.5 s when that showed.
+    connections; half of these had been idle for less than 7.5 s when that showed, the shortest for
+    at most 10 s.
     Change: Raise the keep-alive (idle) time-out there above the usual pause between requests:
     gunicorn `--keep-alive` (2 s unless set), uvicorn `--timeout-keep-alive` (5 s), nginx
     `keepalive_timeout` (75 s), AWS load balancer `idle_timeout` (60 s). Meanwhile let requests that

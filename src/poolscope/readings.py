@@ -34,6 +34,11 @@ class Distribution:
         """The samples' mean, or None without samples."""
         return self.sum / self.count if self.count else None
 
+    @property
+    def lowest(self) -> float | None:
+        """A bound that the lowest sample did not exceed; None without samples, or beyond all."""
+        return next((bound for bound, count in zip(self.bounds, self.counts) if count), None)
+
     def add(self, other: Distribution) -> None:
         """Add another one with the same bounds."""
         self.counts = [a + b for a, b in zip(self.counts, other.counts)]

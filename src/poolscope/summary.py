@@ -107,7 +107,11 @@ def summarize_origin(readings: Readings, origin: Origin) -> dict[str, Any]:
             "mean_age": age_sum / open_now if open_now else None,
             "oldest_age": readings.total(catalog.OLDEST_AGE, origin) if open_now else None,
             "idle_when_dropped": {
-                reason: {"count": _whole(idle.count), **_quantiles(idle)}
+                reason: {
+                    "count": _whole(idle.count),
+                    "shortest_at_most": idle.lowest,
+                    **_quantiles(idle),
+                }
                 for reason in ("stale", "reset", "timeout")
                 if (idle := readings.distribution(catalog.IDLE_TIME, origin, reason)).count
             },

@@ -139,7 +139,10 @@ def idle_race(seen: Evidence) -> Finding | None:
     elif idle is not None:
         side = "more" if idle >= catalog.IDLE_BOUNDS[-1] else "less"
         after = words.duration(idle)
-        cause += f"; half of these had been idle for {side} than {after} when that showed."
+        cause += f"; half of these had been idle for {side} than {after} when that showed"
+        # Who was found dropped had been dropped before: that bounds the time-out from above.
+        shortest = seen.dropped[kind]["shortest_at_most"]
+        cause += f", the shortest for at most {words.duration(shortest)}." if shortest else "."
     else:
         cause += "."
     retry = ""
