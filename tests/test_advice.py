@@ -399,13 +399,7 @@ def test_waits_beyond_the_buckets_are_not_exaggerated():
     ("idle", "cause"),
     [
         (0.4, "connections less than a second after the answer, without saying so in the answer."),
-        (
-            7.0,
-            (
-                "connections; half of these had been idle for less than 7.5 s when that showed, the "
-                "shortest for at most 10 s."
-            ),
-        ),
+        (7.0, "for less than 7.5 s when that showed, the shortest for at most 10 s."),
         (9999.0, "connections; half of these had been idle for more than 30 min when that showed."),
     ],
 )
