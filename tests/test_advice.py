@@ -185,6 +185,23 @@ def test_no_size_is_named_that_is_not_larger():
     assert "Make room for N, N being the number of threads that use it" in small.change
 
 
+def test_of_pools_that_are_closed_no_size_is_named_that_may_be_smaller():
+    """A scrape knows their size no more; a single one's peak was beyond it, whatever it was."""
+    several = [
+        answered(70, 130),
+        [ev.PoolOpened(API)] * 3,
+        opened("first"),
+        opened("new_pool", 2),
+        opened("growth", 6),
+        closed("pool_full", 20),
+    ]
+    (finding,) = found(*several)
+    assert finding.settings == {}
+    blocking = [answered(2, 198), [ev.PoolOpened(API), ev.Busy(API, 15.0)], waits(0.02, 200)]
+    (finding,) = found(*blocking, seconds=10.0)
+    assert finding.settings == {}
+
+
 def test_of_pools_that_are_older_than_the_window_no_peak_is_known():
     history = [
         answered(500, 5000),
@@ -335,8 +352,12 @@ def test_the_size_of_a_pool_that_blocks_counts_those_that_queue():
 def test_as_many_pools_are_advised_as_hosts_are_called():
     hosts = [API._replace(address=f"host-{number}") for number in range(12)]
     called = [answered(5, origin=host) for host in hosts]
-    (evicted,) = found(*CASES["PoolscopePoolEviction"][0], *called)
+    ten = [ev.Levels(host, pools=1, max=1) for host in hosts[:10]]
+    (evicted,) = found(*CASES["PoolscopePoolEviction"][0], *called, ten)
     assert evicted.settings == {"num_pools": 13}
+    # All are closed: nobody knows any more how many there were.
+    (evicted,) = found(*CASES["PoolscopePoolEviction"][0], *called)
+    assert evicted.settings == {}
     # As many pools as hosts, and still evicted: different settings make several of one host.
     pools = [ev.Levels(host, pools=1, max=1) for host in (API, *hosts)]
     (evicted,) = found(*CASES["PoolscopePoolEviction"][0], *called, pools)

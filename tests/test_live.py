@@ -30,14 +30,14 @@ pytestmark = [
 SERVICE = """
     import sys, requests, urllib3
     bare, small, odd = sys.argv[1:]
+    narrow = urllib3.PoolManager(maxsize=1).connection_from_url(small)
     def ask(url):
         requests.get(url)
     def play():
         for _ in range(20):
             ask(bare)
-        pool = urllib3.PoolManager(maxsize=1).connection_from_url(small)
         for _ in range(10):
-            several = [pool.request("GET", "/", preload_content=False) for _ in range(3)]
+            several = [narrow.request("GET", "/", preload_content=False) for _ in range(3)]
             for one in several:
                 one.drain_conn()
                 one.release_conn()
@@ -142,7 +142,7 @@ def test_it_shows_what_the_metrics_say_and_goes_on(page):
         }  # fmt: skip
         assert first["answered"] == f"{20 * round_} requests answered, 0 failed"
         assert first["findings"] == ["PoolscopeSessionPerRequest"]
-        assert f"Where: main.py:5 in ask, {20 * round_ - 1} times." in first["text"]
+        assert f"Where: main.py:6 in ask, {20 * round_ - 1} times." in first["text"]
         assert second["findings"] == ["PoolscopePoolTooSmall"]
         assert "PoolManager(maxsize=3)" in second["text"]
     assert bare.accepted == 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import threading
 
 import pytest
@@ -147,3 +148,20 @@ def test_a_fault_of_the_relay_lets_it_go_and_nothing_else(
     play(server)
     scope.of(server).agrees_with(server)
     scope.faults = {"observer.Relay": 1}
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "program"),
+    [
+        (["python", "-m", "gunicorn", "-m", "x"], ["-m", "-m", "x"], "gunicorn"),
+        (["python", "-um", "gunicorn"], ["-m"], "gunicorn"),
+        (["python", "-u", "app/main.py", "-m"], ["app/main.py", "-m"], "main.py"),
+        (["python", "-c", "pass"], ["-c"], "-c"),
+        (["python"], [""], "python"),
+    ],
+)
+def test_a_process_is_named_after_its_program(monkeypatch, command, argv, program):
+    """As ``sys.argv`` is before the first line of the program runs."""
+    monkeypatch.setattr(sys, "orig_argv", command)
+    monkeypatch.setattr(sys, "argv", argv)
+    assert relay._program() == program

@@ -122,8 +122,8 @@ _WHY = Row("Why? Causes and reasons", [
     ), ("PoolscopeSessionPerRequest", "PoolscopeUnreadResponses")),
     Shown(lines(
         "Which lines of code take responses and keep their connections?",
-        "The ten busiest, of responses that were neither read nor closed for longer than "
-        "held_after (a minute). Without a name where nobody knows. Normal: none.",
+        "The ten busiest, of responses that kept their connection, in silence, for longer than "
+        "held_after (a minute unless set). Without a name where nobody knows. Normal: none.",
         [Query(
             f"topk(10, {summed(HELD, _SITE[:-1])})",
             "{{code_file_path}}:{{code_line_number}} in {{code_function_name}}",

@@ -160,7 +160,8 @@ class CallSites:
         """Remember who gave up an unread response, until its connection is replaced."""
         pool = connection.carrier.pool
         if f"replaced_{reason}" in _GIVEN_UP:
-            pool.losers = [*(pool.losers or ()), _taker(connection)]
+            pool.losers = pool.losers or []
+            pool.losers.append(_taker(connection))
 
     def held(self, connection: Connection, origin: Origin) -> Held:
         """Return what is to be told of a connection that is held."""

@@ -171,4 +171,4 @@ class Collector:
 
 def _attached(hello: dict[str, Any]) -> Attached:
     """Read who says hello."""
-    return Attached(int(hello["pid"]), str(hello["python"]), str(hello["program"]))
+    return Attached(int(hello["pid"]), str(hello.get("python")), str(hello.get("program")))

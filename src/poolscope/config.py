@@ -35,7 +35,7 @@ def disabled(environ: Mapping[str, str] = os.environ) -> bool:
 
     Raises :exc:`ConfigError` for a value that is neither yes nor no.
     """
-    return _is_yes("POOLSCOPE_DISABLED", environ)
+    return _is_yes("POOLSCOPE_DISABLED", environ.get("POOLSCOPE_DISABLED", ""))
 
 
 def settings(environ: Mapping[str, str] = os.environ, **keywords: object) -> Settings:
@@ -76,17 +76,17 @@ def _seconds(name: str, value: object) -> float:
 
 def _switch(name: str, value: object) -> bool:
     if isinstance(value, str):
-        return _is_yes(name, {name: value})
+        return _is_yes(name, value)
     if not isinstance(value, bool):
         raise ConfigError(f"{name} must be True or False, not {value!r}.")
     return value
 
 
-def _is_yes(name: str, environ: Mapping[str, str]) -> bool:
-    value = environ.get(name, "").strip().lower()
-    if value not in (*_YES, *_NO):
-        raise ConfigError(f"{name} must be 1 or 0, not {value!r}.")
-    return value in _YES
+def _is_yes(name: str, value: str) -> bool:
+    said = value.strip().lower()
+    if said not in (*_YES, *_NO):
+        raise ConfigError(f"{name} must be 1 or 0, not {said!r}.")
+    return said in _YES
 
 
 _READ: dict[str, Callable[[str, object], Any]] = {

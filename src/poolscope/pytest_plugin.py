@@ -19,7 +19,6 @@ _MARKER = (
     "connections(per_request=None, opened=None, handshakes=None): fail if the test opens more "
     "connections per request, more connections, or makes more TLS handshakes than that"
 )
-_WIDTH = 200  # columns for an upstream's name
 
 
 class Connections:
@@ -88,7 +87,7 @@ def _totals() -> dict[str, dict[Any, int]]:
 
     totals: dict[str, dict[Any, int]] = defaultdict(dict)
     for row in poolscope.snapshot()["origins"]:
-        upstream = words.upstream(row, _WIDTH)
+        upstream = words.upstream(row)
         requests, connections = row["requests"], row["connections"]
         totals["requests"][upstream] = requests["answered"] + sum(requests["failed"].values())
         totals["opened"][upstream] = connections["opened"]

@@ -129,6 +129,11 @@ class Readings(MetricObserver):
         """Stop the clock: nothing more is counted."""
         self._seconds = self.seconds
 
+    def remember(self, other: Readings) -> None:
+        """Take over what a scrape does not show: since when it counts, and pools that are gone."""
+        self.seconds = other.seconds
+        self.pool_sizes, self.most_pools = dict(other.pool_sizes), other.most_pools
+
     # ---- writing
 
     def add(self, metric: Metric, values: tuple[str, ...], amount: float) -> None:

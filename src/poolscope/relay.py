@@ -100,8 +100,8 @@ class Relay(Observer):
 def _program() -> str:
     """Name the program that this process runs, without its arguments: they may hold secrets."""
     said = sys.argv[0] if sys.argv else ""
-    if said == "-m" in sys.orig_argv:  # which becomes the module's file only after we are gone
-        said = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+    if said == "-m":  # which becomes the module's file only after we are gone
+        said = sys.orig_argv[-len(sys.argv)]  # the module's name stands before its arguments
     return os.path.basename(said) or "python"  # noqa: PTH119 - it is no path, mostly
 
 

@@ -36,22 +36,14 @@ class Upstream(NamedTuple):
 
     origin: dict[str, Any]
     findings: list[Finding]
-
-    @property
-    def answered(self) -> int:
-        """How many requests were answered."""
-        return int(self.origin["requests"]["answered"])
+    #: How many requests there were, and how many of these were answered.
+    attempts: int
+    answered: int
 
     @property
     def failed(self) -> int:
         """How many got no answer, those that never got a connection included."""
-        failed: dict[str, int] = self.origin["requests"]["failed"]
-        return sum(failed.values()) + int(self.origin["pool"]["timeouts"])
-
-    @property
-    def attempts(self) -> int:
-        """How many requests there were."""
-        return self.answered + self.failed
+        return self.attempts - self.answered
 
     @property
     def is_judged(self) -> bool:
@@ -86,7 +78,12 @@ def worst_first(summary: dict[str, Any]) -> list[Upstream]:
         worst = 2 if not found else 0 if found[0].severity == "failing" else 1
         lost = seen.cost(*needless).seconds + seen.waited
         name = (origin["address"], origin["port"])
-        ranked.append(((worst, -lost, -seen.answered, name), Upstream(origin, found)))
+        ranked.append(
+            (
+                (worst, -lost, -seen.answered, name),
+                Upstream(origin, found, seen.attempts, seen.answered),
+            )
+        )
     return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
 
 
@@ -94,11 +91,12 @@ def _upstreams(summary: dict[str, Any]) -> int:
     """Return for how many upstreams a manager should keep pools; 0 if nobody knows.
 
     That there were never pools for all of them says that there is one for each: more pools than
-    upstreams come from other settings for the same host, or from several managers.
+    upstreams come from other settings for the same host, or from several managers. If all are
+    closed, a scrape does not know how many there were.
     """
     upstreams = summary["origins"]
     is_known = all(one["address"] != words.OTHER for one in upstreams)
-    return len(upstreams) if is_known and summary["most_pools_open"] < len(upstreams) else 0
+    return len(upstreams) if is_known and 0 < summary["most_pools_open"] < len(upstreams) else 0
 
 
 def _weight(finding: Finding) -> tuple[bool, float]:

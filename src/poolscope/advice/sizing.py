@@ -37,10 +37,9 @@ def pool_size(seen: Evidence) -> Size | None:
     That is room for the swings around the mean in use, and for all that were wanted at once: of
     a pool that does not block the peak in use, of one that blocks those in use and in the queue.
     """
-    pools = seen.pools
     wanted, said = 0, []
     if seen.seconds is not None and seen.busy:
-        mean, queued = seen.busy / seen.seconds / pools, seen.waited / seen.seconds / pools
+        mean, queued = (each / seen.seconds / seen.pools for each in (seen.busy, seen.waited))
         factor, latency = _swings(seen)
         wanted = math.ceil(factor * mean)
         said.append(
@@ -54,9 +53,11 @@ def pool_size(seen: Evidence) -> Size | None:
     if peak > max(wanted, seen.pool_size, 1):
         wanted = peak
         # Of several pools only the mean of their peaks is known.
-        up_to = "up to" if seen.pool["pools_opened"] == 1 else "about"
+        up_to = "up to" if seen.pools_opened == 1 else "about"
         said.append(f"{up_to} {peak:,} were in use at once")
-    if wanted <= max(seen.pool_size, 1):
+    # A pool that is closed tells its size no more. If it is the only one, its peak was beyond it.
+    is_larger = wanted > seen.pool_size if seen.pool_size else seen.pools_opened == 1 and peak > 0
+    if wanted <= 1 or not is_larger:
         return None
     return Size(wanted, "; ".join(said))
 

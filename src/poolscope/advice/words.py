@@ -109,7 +109,7 @@ def gap(slow: float | None, fast: float | None, bounds: Sequence[float]) -> str:
     return more + duration(slow - fast)
 
 
-def upstream(origin: dict[str, Any], width: int) -> str:
+def upstream(origin: dict[str, Any], width: int = 200) -> str:
     """Name an origin of a summary in at most ``width`` columns.
 
     Whatever can't be printed is replaced: a name may come from somebody else's metrics page.

@@ -10,6 +10,7 @@ from poolscope import scrape
 from poolscope.advice import Upstream, words, worst_first
 from poolscope.cli.report import described
 from poolscope.collector import Collector
+from poolscope.readings import Readings
 from poolscope.summary import summarize
 
 if TYPE_CHECKING:
@@ -22,24 +23,23 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_NAME = 200  # columns for an upstream's name
 
 
 def state(
-    program: str, seconds: float | None, registry: CollectorRegistry, collector: Collector
+    program: str, kept: Readings, registry: CollectorRegistry, collector: Collector
 ) -> dict[str, Any]:
     """Return what is known now, ready for ``json.dumps``: upstreams worst first, processes.
 
-    ``seconds`` is how long it took to come about. Arguments of processes are left out, as they may
-    hold secrets.
+    Numbers are those of ``registry``; ``kept`` was told the same, and knows what no scrape shows.
+    Arguments of processes are left out, as they may hold secrets.
     """
     readings = scrape.readings_of(registry.collect())
-    readings.seconds = seconds
+    readings.remember(kept)
     summary, processes = summarize(readings), collector.processes
     return {
         "run": os.getpid(),
         "command": program,
-        "seconds": seconds,
+        "seconds": summary["seconds"],
         "origins": [_row(one) for one in worst_first(summary) if one.attempts],
         "faults": summary["faults"],
         "processes": [one._asdict() for one in processes],
@@ -48,5 +48,5 @@ def state(
 
 
 def _row(one: Upstream) -> dict[str, Any]:
-    name = words.upstream(one.origin, _NAME)
+    name = words.upstream(one.origin)
     return {"name": name, "verdict": one.verdict, "failed": one.failed, **described(one)}

@@ -71,7 +71,7 @@ class Account:
 
     def state(self, program: str) -> dict[str, Any]:
         """Return what the live page shows of a program."""
-        return live.state(program, self.readings.seconds, self.registry, self.collector)
+        return live.state(program, self.readings, self.registry, self.collector)
 
     def close(self) -> None:
         """Read what is left to be read, and clean up."""
