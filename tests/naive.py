@@ -44,6 +44,8 @@ class PoolFacts:
         self.open = 0
         self.had_any = self.evicted = self.shut = self.gone = False
         self.closed = []
+        #: As which origin it is exported.
+        self.placed = None
 
 
 class ConnFacts:
@@ -91,6 +93,15 @@ class Sums:
         return f"{self.counts} {self.sums}"
 
 
+def merge(sums, origin, heir):
+    """Add an origin's samples to its heir's, by whatever else they are told apart."""
+    for key in [key for key in sums if key == origin or key[0] == origin]:
+        theirs = heir if key == origin else (heir, *key[1:])
+        left = sums.pop(key)
+        sums[theirs].merge(left)
+        sums[theirs].samples += left.samples
+
+
 class Model:
     """One process's history, from its birth or from the fork that made it."""
 
@@ -102,6 +113,8 @@ class Model:
         self.latency = defaultdict(Sums)
         self.waits = defaultdict(Sums)
         self.origins = []
+        #: Those that gave their slot up, with the one that has what they counted.
+        self.left = {}
         self.pools = []
         self.wires = []
         self.busy_before = defaultdict(float)
@@ -112,15 +125,44 @@ class Model:
 
     def place(self, origin):
         """Name an origin as it is exported."""
-        if origin not in self.origins and len(self.origins) >= self.max_origins:
+        if origin in self.left:
+            return self.left[origin]
+        if origin not in self.origins and len(self.named()) >= self.max_origins:
             origin = origin._replace(address="_other", port="")
         if origin not in self.origins:
             self.origins.append(origin)
             self.told.append(ev.OriginSeen(origin))
         return origin
 
+    def named(self):
+        return [origin for origin in self.origins if origin.address != "_other"]
+
+    def place_of(self, pool):
+        """Name a pool's origin as it is exported; it stays that unless it gives its slot up."""
+        pool.placed = self.left.get(pool.placed, pool.placed) or self.place(pool.origin)
+        return pool.placed
+
+    def claim(self, pool):
+        """Give a pool that connects a slot, if an origin has one that never did."""
+        if self.place_of(pool).address != "_other" or pool.open:
+            return
+        idle = [origin for origin in self.named() if origin not in self._had]
+        is_new = pool.origin not in (*self.left, *self.origins)
+        is_full = len(self.named()) >= self.max_origins > len(self.left)
+        if idle and is_new and is_full:
+            self.leave(idle[0])
+        pool.placed = self.place(pool.origin)
+
+    def leave(self, origin):
+        self.origins.remove(origin)
+        self.left[origin] = heir = origin._replace(address="_other", port="")
+        self.place(heir)
+        self.told.append(ev.OriginLeft(origin, heir))
+        merge(self.latency, origin, heir)
+        merge(self.waits, origin, heir)
+
     def tell(self, kind, pool, *what):
-        self.told.append(kind(self.place(pool.origin), *what))
+        self.told.append(kind(self.place_of(pool), *what))
 
     def pool(self, origin, *, blocking, maxsize):
         pool = PoolFacts(origin, blocking=blocking, maxsize=maxsize)
@@ -131,11 +173,11 @@ class Model:
     def evicted(self, pool):
         if not pool.evicted:
             pool.evicted = True
-            self._evicted[self.place(pool.origin)] += pool.had_any
+            self._evicted[self.place_of(pool)] += pool.had_any
 
     def cause(self, pool):
         """Section 5 of the contract, word by word."""
-        origin = self.place(pool.origin)
+        origin = self.place_of(pool)
         if pool.closed:
             return f"replaced_{pool.closed.pop(0)}"
         if pool.open:
@@ -153,11 +195,13 @@ class Model:
         if facts.live:
             self.ended(facts.wire, "explicit")
         pool = facts.pool
+        self.claim(pool)
         self.tell(ev.Opened, pool, self.cause(pool))
         self._stands(facts, Wire(facts, opened_at, adopted=False))
         facts.wire.since = facts.began if facts.began is not None else opened_at
 
     def adopted(self, facts):
+        self.claim(facts.pool)
         self._stands(facts, Wire(facts, self.clock.now, adopted=True))
         facts.wire.since = self.clock.now
 
@@ -165,7 +209,7 @@ class Model:
         facts.wire = wire
         facts.pool.open += 1
         facts.pool.had_any = True
-        self._had.add(self.place(facts.pool.origin))
+        self._had.add(self.place_of(facts.pool))
         self.wires.append(wire)
 
     def ended(self, wire, reason):
@@ -176,7 +220,7 @@ class Model:
         self.wires.remove(wire)
         wire.pool.open -= 1
         wire.pool.closed.append(wire.reason)
-        self.busy_before[self.place(wire.pool.origin)] += wire.busy(now)
+        self.busy_before[self.place_of(wire.pool)] += wire.busy(now)
         if not wire.adopted:
             self.tell(ev.Closed, wire.pool, wire.reason, now - wire.opened_at, wire.answered)
 
@@ -198,7 +242,7 @@ class Model:
         wire = facts.wire
         if wire is None:
             return
-        origin = self.place(wire.pool.origin)
+        origin = self.place_of(wire.pool)
         if wire.is_reused:
             self.latency[origin, True].add(seconds)
         else:
@@ -237,13 +281,13 @@ class Model:
         """Seconds that connections were checked out, by origin."""
         total = defaultdict(float, self.busy_before)
         for wire in self.wires:
-            total[self.place(wire.pool.origin)] += wire.busy(self.clock.now)
+            total[self.place_of(wire.pool)] += wire.busy(self.clock.now)
         return {origin: seconds for origin, seconds in total.items() if seconds}
 
     def levels(self, origin):
         now = self.clock.now
-        wires = [wire for wire in self.wires if self.place(wire.pool.origin) == origin]
-        pools = [one for one in self.pools if not one.gone and self.place(one.origin) == origin]
+        wires = [wire for wire in self.wires if self.place_of(wire.pool) == origin]
+        pools = [one for one in self.pools if not one.gone and self.place_of(one) == origin]
         ages = [now - wire.opened_at for wire in wires]
         active = sum(wire.since is not None for wire in wires)
         return ev.Levels(

@@ -50,6 +50,8 @@ def exposition(model, levels):
     """Return every sample that a scrape of the model would yield, by name and label values."""
     found = defaultdict(float)
     for event in model.told:
+        if getattr(event, "origin", None) in model.left:
+            event = event._replace(origin=model.left[event.origin])  # noqa: PLW2901 - as exported
         if type(event) in COUNTERS:
             name, *fields = COUNTERS[type(event)]
             found[(name, *labels(event, fields))] += 1

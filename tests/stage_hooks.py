@@ -5,6 +5,7 @@ A hook that comes after the host's call runs if the one before it has; none does
 
 from __future__ import annotations
 
+import math
 import weakref
 
 from naive import ConnFacts, Model
@@ -17,7 +18,7 @@ from stage import PROXY, UNIX, Clock, Pulse, UnixSocket
 class Hooks:
     def __init__(self, max_origins):
         self.clock = Clock()
-        self.scope = Scope(max_origins)
+        self.scope = Scope(max_origins, held_after=math.inf)  # the model knows of none
         self.scope.clock = self.clock
         self.client = Client(self.scope, Pulse())
         self.attached = False
@@ -69,7 +70,9 @@ class Hooks:
 
     def place(self, pool, conn):
         if isinstance(conn.sock, UnixSocket):
-            pool.origin = pool.origin._replace(address=UNIX, port="")
+            origin = pool.origin._replace(address=UNIX, port="")
+            if origin != pool.origin:
+                pool.origin, pool.placed = origin, None
 
     # ---- checkouts
 
@@ -95,9 +98,9 @@ class Hooks:
         if error is None:
             facts = self.conn(conn) or self.bind(pool, conn)
             if self.is_ours(facts):
-                self.model.waits[self.model.place(facts.pool.origin)].add(seconds)
+                self.model.waits[self.model.place_of(facts.pool)].add(seconds)
         elif ours and type(error).__name__ == "EmptyPoolError":
-            self.model.waits[self.model.place(pool.origin)].add(seconds)
+            self.model.waits[self.model.place_of(pool)].add(seconds)
             self.model.tell(WaitTimedOut, pool)
 
     def created(self, pool, make):

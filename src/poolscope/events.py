@@ -38,6 +38,16 @@ class OriginSeen(NamedTuple):
     origin: Origin
 
 
+class OriginLeft(NamedTuple):
+    """An origin gave its slot up; what it has counted is another one's (``_other``) from now on.
+
+    Its levels are those of nothing by then, and it does not come back.
+    """
+
+    origin: Origin
+    heir: Origin
+
+
 class PoolOpened(NamedTuple):
     """A pool was put to use."""
 
@@ -171,14 +181,14 @@ class Faulted(NamedTuple):
 
 #: What happens at an origin.
 Event = (
-    OriginSeen | PoolOpened | Opened | AskedFor | Held | Created | Handshake | Answered | Failed
-    | Waited | WaitTimedOut | FoundDropped | Busy | Closed | Levels
+    OriginSeen | OriginLeft | PoolOpened | Opened | AskedFor | Held | Created | Handshake
+    | Answered | Failed | Waited | WaitTimedOut | FoundDropped | Busy | Closed | Levels
 )  # fmt: skip
 AnyEvent = Event | Faulted
 
 EVENT_TYPES: tuple[type[AnyEvent], ...] = get_args(AnyEvent)
 _BY_NAME = {kind.__name__: kind for kind in EVENT_TYPES}
-_NESTED = {"origin": Origin, "latency": Histogram, "wait": Histogram}
+_NESTED = {"origin": Origin, "heir": Origin, "latency": Histogram, "wait": Histogram}
 
 
 def to_plain(events: Sequence[AnyEvent]) -> list[list[Any]]:

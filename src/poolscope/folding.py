@@ -9,7 +9,7 @@ from typing import Any
 
 from poolscope import events as ev
 from poolscope.callsites import CallSites
-from poolscope.origins import Origins, OriginState
+from poolscope.origins import OTHER, Origins, OriginState, named
 from poolscope.records import Carrier, Connection, Ledger, Pool
 from poolscope.shield import is_the_hosts, say, spelled
 
@@ -79,13 +79,33 @@ class Folding:
         state: OriginState | None = pool.state
         if state is None:
             state = pool.state = self._state_of(pool.origin)
+        elif state.heir is not None:
+            state = pool.state = state.heir
         return state
 
     def _state_of(self, origin: ev.Origin) -> OriginState:
-        state, is_new = self._origins.find(origin)
+        state, is_new = self._origins.find(named(origin))
         if is_new:
             self._events.append(ev.OriginSeen(state.origin))
         return state
+
+    def _connecting_state(self, pool: Pool) -> OriginState:
+        """Return the state of a pool that connects, which is worth a slot of its own."""
+        state = self._state(pool)
+        if state.origin.address != OTHER or pool.open:
+            return state
+        victim = self._origins.claim(named(pool.origin), self.clock())
+        if victim is not None:
+            heir = self._state_of(victim.origin)
+            victim.bequeath(heir)
+            self._events += (*victim.told(self.clock()), ev.OriginLeft(victim.origin, heir.origin))
+        own = self._state_of(pool.origin)
+        if own is not state:
+            state.pools.pop(pool, None)
+            pool.state = own
+            if not pool.gone:
+                own.pools[pool] = None
+        return own
 
     # ---- what the log says, in its order
 
@@ -111,7 +131,7 @@ class Folding:
 
     def _on_opened(self, connection: Connection) -> None:
         pool = connection.carrier.pool
-        state = self._state(pool)
+        state = self._connecting_state(pool)
         connection.cause = state.cause(pool)
         asked_for = self._sites.asked_for(connection, state.origin)
         self._events += (ev.Opened(state.origin, connection.cause), *asked_for)
@@ -121,7 +141,7 @@ class Folding:
     def _on_adopted(self, connection: Connection) -> None:
         pool = connection.carrier.pool
         pool.used = True
-        state = self._state(pool)
+        state = self._connecting_state(pool)
         state.had_connections = True
         state.add(connection)
 
@@ -130,7 +150,7 @@ class Folding:
             return
         state = self._state(connection.carrier.pool)
         state.busy += connection.pass_on_busy(now)
-        state.remove(connection, reason)
+        state.remove(connection, reason, now)
         self._sites.closed(connection, reason)
         if not connection.adopted:
             seconds = max(0.0, now - connection.opened_at)

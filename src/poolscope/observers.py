@@ -10,10 +10,15 @@ from poolscope import events as ev
 class Observer:
     """Override what you want to hear.
 
-    Methods are called from a drain, never on the application's request path, one drain at a
-    time. An observer that raises is dismissed and the fault is told once; the others go on.
-    Durations are told, counts are deltas, levels are read: no observer needs to keep totals.
+    Methods are called from a drain, never on the application's request path, by one thread at a
+    time. An observer that raises, or that takes too long, loses what it was being told, and then
+    hears of all origins and their levels anew; the fault is counted, and logged once. Durations
+    are told, counts are deltas, levels are read: no observer needs to keep totals.
     """
+
+    #: Whether it may wait for a lock. In a forked child it is told by a thread that can be left
+    #: behind then: what a thread of the parent has held when it forked is held there for ever.
+    may_block: bool = True
 
     def tell(self, events: Sequence[ev.AnyEvent]) -> None:
         """Called once a drain with everything that it yielded, in order."""
@@ -28,6 +33,9 @@ class Observer:
 
     def origin_seen(self, event: ev.OriginSeen) -> None:
         """Called when the process meets an origin for the first time."""
+
+    def origin_left(self, event: ev.OriginLeft) -> None:
+        """Called when an origin gave its slot up: what it has counted is its heir's."""
 
     def pool_opened(self, event: ev.PoolOpened) -> None:
         """Called when a pool was put to use."""
@@ -77,6 +85,7 @@ class Observer:
 
 _METHODS = {
     ev.OriginSeen: "origin_seen",
+    ev.OriginLeft: "origin_left",
     ev.PoolOpened: "pool_opened",
     ev.Opened: "opened",
     ev.AskedFor: "asked_for",

@@ -12,7 +12,7 @@ from typing import Any
 
 from poolscope import catalog
 from poolscope.catalog import Metric
-from poolscope.events import AnyEvent, Histogram, Levels, Origin, OriginSeen
+from poolscope.events import AnyEvent, Histogram, Levels, Origin, OriginLeft, OriginSeen
 from poolscope.metrics import MetricObserver
 
 
@@ -70,6 +70,8 @@ class Readings(MetricObserver):
     As an observer it keeps totals because it is what ``snapshot()`` and the report read.
     """
 
+    may_block = False
+
     def __init__(self) -> None:
         self.numbers: dict[Metric, dict[tuple[str, ...], float]] = defaultdict(dict)
         self.distributions: dict[Metric, dict[tuple[str, ...], Distribution]] = defaultdict(dict)
@@ -101,6 +103,21 @@ class Readings(MetricObserver):
         """Note when the first one was seen."""
         self._began = self._began or perf_counter()
         super().origin_seen(event)
+
+    def origin_left(self, event: OriginLeft) -> None:
+        """Hand its totals over, and forget its levels."""
+        for metric in catalog.CATALOG:
+            for values in self._keys.pop((metric, tuple(event.origin)), ()):
+                heirs = (*event.heir, *values[4:])
+                if metric.kind == "histogram":
+                    histogram = self.distributions[metric].pop(values)
+                    self.distribution_at(metric, heirs).add(histogram)
+                elif metric in catalog.LEVELS:
+                    del self.numbers[metric][values]
+                else:
+                    self.add(metric, heirs, self.numbers[metric].pop(values))
+        self._pools.pop(event.origin, None)
+        self.pool_sizes.pop(event.origin, None)
 
     def levels(self, event: Levels) -> None:
         """Set the levels, and remember of the pools what is gone when they are closed."""

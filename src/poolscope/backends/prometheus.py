@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.values import ValueClass
 
 from poolscope import catalog, events
 from poolscope.metrics import MetricObserver
@@ -77,6 +78,24 @@ class PrometheusObserver(MetricObserver, Collector):
     def forked(self) -> None:
         """Begin with new metrics, which also have new locks: an old one may be held for ever."""
         self._build()
+
+    def origin_left(self, event: events.OriginLeft) -> None:
+        """Hand its totals over, and forget its series.
+
+        In multiprocess mode they are in a file that nothing is taken out of: there its totals
+        stay where they are, and its levels are those of nothing.
+        """
+        if getattr(ValueClass, "_multiprocess", False):
+            return
+        for metric, values in [key for key in self._children if key[1][:4] == event.origin]:
+            child = self._children.pop((metric, values))
+            self._metrics[metric].remove(*values)
+            heirs = (*event.heir, *values[4:])
+            if metric.kind == "counter":
+                self.add(metric, heirs, child._value.get())  # noqa: SLF001 - see merge()
+            elif metric.kind == "histogram":
+                counts = [int(bucket.get()) for bucket in child._buckets]  # noqa: SLF001 - see merge()
+                self.merge(metric, heirs, events.Histogram(tuple(counts), (child._sum.get(),)))  # noqa: SLF001 - see merge()
 
     # ---- metrics
 
