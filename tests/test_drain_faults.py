@@ -1,6 +1,8 @@
-"""A fault in the drain, or in an observer, costs that row or that observer, and nothing else."""
+"""A fault in the drain, or in an observer, costs that row or that drain, and nothing else."""
 
 from __future__ import annotations
+
+import threading
 
 import pytest
 import urllib3
@@ -9,6 +11,7 @@ import poolscope
 from injection import points_of, raising
 from peers import HOST, keep_alive
 from poolscope import events as ev
+from poolscope.audience import MOST_EVENTS
 from poolscope.observers import Observer
 from scenarios import Player
 
@@ -111,9 +114,16 @@ class Picky(Observer):
             raise self.error
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), SullenError()], ids=["zero", "sullen"])
+ERRORS = pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), SullenError(), MemoryError()], ids=["zero", "sullen", "memory"]
+)
+
+
+@ERRORS
 @pytest.mark.parametrize("kind", [ev.OriginSeen, ev.Opened, ev.Closed, ev.Levels])
-def test_an_observer_that_raises_is_let_go_and_the_others_go_on(scope, serve, process, kind, error):
+def test_an_observer_that_raises_costs_itself_that_drain_and_nobody_else(
+    scope, serve, process, kind, error
+):
     server = serve(keep_alive)
     seen = scope.of(server)
     poolscope.instrument(picky := Picky(kind, error))
@@ -121,14 +131,113 @@ def test_an_observer_that_raises_is_let_go_and_the_others_go_on(scope, serve, pr
         with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
             pool.request("GET", "/")
             poolscope.snapshot()
-    assert picky not in process.scope.observers
-    assert len(process.scope.observers) == 2  # the readings, and the registry's
+    assert picky in process.scope.observers
     seen.agrees_with(server)
     assert seen.opened == {"first": 1, "new_pool": 1}
-    scope.faults = {"observer.Picky": 1}
+    faults = poolscope.snapshot()["faults"]
+    assert set(faults) == {"observer.Picky"}
+    process.scope.dismiss()
+    scope.attach()
+    scope.faults = poolscope.snapshot()["faults"]
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), SullenError()], ids=["zero", "sullen"])
+@ERRORS
+@pytest.mark.usefixtures("process")
+def test_a_fault_that_passes_costs_an_observer_that_drain_alone(scope, serve, error):
+    """It is visible in the metrics, and the levels are told anew, though none of them changed."""
+    server = serve(keep_alive)
+    heard = []
+
+    class Listener(Observer):
+        fails = False
+
+        def tell(self, events):
+            if self.fails:
+                raise error
+            super().tell(events)
+
+        def opened(self, event):
+            heard.append(event.cause)
+
+        def levels(self, event):
+            heard.append(event.active + event.idle)
+
+    poolscope.instrument(listener := Listener())
+    with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
+        pool.request("GET", "/")
+        poolscope.snapshot()
+        heard.clear()
+        listener.fails = True
+    poolscope.snapshot()
+    listener.fails = False
+    poolscope.snapshot()
+    assert heard == [0]
+    with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
+        pool.request("GET", "/")
+    poolscope.snapshot()
+    assert heard == [0, "new_pool"]
+    rows = scope.registry.collect()
+    faults = {
+        sample.labels["poolscope_where"]: sample.value
+        for family in rows
+        for sample in family.samples
+        if sample.name == "poolscope_faults_total"
+    }
+    assert faults == {"observer.Listener": 1}
+    scope.faults = {"observer.Listener": 1}
+
+
+def test_a_registry_that_fails_once_goes_on(scope, serve, process, monkeypatch):
+    server = serve(keep_alive)
+    seen = scope.of(server)
+    (backend,) = [one for one in process.scope.observers if type(one).__name__.startswith("Prom")]
+    monkeypatch.setattr(backend, "pool_opened", None)  # whose call is a TypeError
+    with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
+        pool.request("GET", "/")
+        poolscope.snapshot()
+        monkeypatch.undo()
+        pool.request("GET", "/")
+        assert seen.requests == {"first": 0, "reused": 1}
+        assert seen.open == {"active": 0, "idle": 1}
+    scope.seen.clear()  # it has missed an opening, so that its numbers can't be those of the server
+    scope.faults = {"observer.PrometheusObserver": 1}
+
+
+def test_news_of_an_observer_that_hangs_are_bounded(scope, serve, process):
+    """It loses the oldest, hears of that as a fault, and everything that comes once it is back."""
+    server = serve(keep_alive)
+    inside, go_on = threading.Event(), threading.Event()
+    heard = []
+
+    class Slow(Observer):
+        def tell(self, events):
+            inside.set()
+            go_on.wait()
+            heard.extend(events)
+
+    poolscope.instrument(Slow())
+    thread = threading.Thread(target=poolscope.snapshot)
+    with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
+        pool.request("GET", "/")
+        thread.start()
+        assert inside.wait(10)
+        (listener,) = [one for one in process.scope._listeners if type(one.observer) is Slow]
+        listener._hangs = True  # as it is after ten seconds
+        for _ in range(3):
+            listener.hear([ev.Faulted("x")] * (MOST_EVENTS // 2))
+        for _ in range(3):
+            pool.request("GET", "/")
+            poolscope.snapshot()
+        go_on.set()
+        thread.join()
+    poolscope.snapshot()
+    assert sum(event == ev.Faulted("x") for event in heard) == MOST_EVENTS // 2
+    assert isinstance(heard[-1], ev.Levels)
+    scope.of(server).agrees_with(server)
+    scope.faults = {"observer.Slow": poolscope.snapshot()["faults"]["observer.Slow"]}
+
+
+@ERRORS
 def test_an_observer_that_raises_when_it_is_introduced_does_not_fail_instrument(
     scope, serve, process, error
 ):
@@ -142,14 +251,16 @@ def test_an_observer_that_raises_when_it_is_introduced_does_not_fail_instrument(
     with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
         pool.request("GET", "/")
         poolscope.snapshot()
-        poolscope.instrument([picky := Picky(ev.OriginSeen, error), listener := Listener()])
-        assert picky not in process.scope.observers
+        poolscope.instrument([Picky(ev.OriginSeen, error), listener := Listener()])
         with urllib3.HTTPConnectionPool(HOST, server.port) as other:
             other.request("GET", "/")
     poolscope.snapshot()
     assert heard == ["new_pool"]
     assert listener in process.scope.observers
-    scope.faults = {"observer.Picky": 1}
+    process.scope.dismiss()
+    scope.attach()
+    scope.faults = poolscope.snapshot()["faults"]
+    assert set(scope.faults) == {"observer.Picky"}
 
 
 def test_an_observer_that_raises_at_the_good_bye_keeps_nobody(scope, serve, process):

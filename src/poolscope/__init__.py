@@ -85,14 +85,14 @@ def snapshot() -> dict[str, Any]:
 
     if _process is None:
         return summarize(Readings())
+    _process.drain()
     with _process.scope.locked():
-        _process.scope.drain()
         return summarize(_process.readings)
 
 
 def _drain() -> None:
     if _process is not None:
-        _process.scope.drain()
+        _process.drain()
 
 
 def _resolve(observers: Any) -> list[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import importlib
-import logging
 import os
 import sys
 import threading
@@ -13,6 +12,7 @@ from functools import partial
 from types import BuiltinFunctionType
 from typing import Any
 
+from poolscope import aside
 from poolscope.clients import CLIENTS, ClientRow
 from poolscope.config import Settings
 from poolscope.endings import Ending
@@ -23,7 +23,7 @@ from poolscope.pulse import Pulse
 from poolscope.readings import Readings
 from poolscope.scope import Scope
 
-log = logging.getLogger("poolscope")
+_PATIENCE = 10.0  # seconds that the main thread waits for the pulse
 
 
 class Process:
@@ -68,6 +68,16 @@ class Process:
                 when_imported(row.first, partial(self._watch, row), self.scope.faults)
         if self.scope.has_open():
             self.pulse.wake()
+
+    def drain(self) -> None:
+        """Drain now, for whoever wants to know.
+
+        The main thread leaves it to the pulse: there a signal handler of the host may raise at
+        any line, which would cost news.
+        """
+        is_main = _thread.get_ident() == threading.main_thread().ident and not _has_greenlets()
+        if not is_main or not self.pulse.beat_now(_PATIENCE):
+            self.scope.drain()
 
     def _watch(self, row: ClientRow) -> None:
         if not self.attached:
@@ -117,6 +127,7 @@ class Process:
             self.pulse.wake()
 
     def _after_in_child(self) -> None:
+        aside.forked()
         self._forking.clear()
         self._was_beating = False
         self.pulse.forget()
@@ -130,12 +141,14 @@ class Process:
         self._ending.forked()
 
     def _exit(self) -> None:
-        if self.attached:
-            self.pulse.end()
+        if self.attached and not self.pulse.end(self.scope.finish, _PATIENCE):
             self.scope.finish()
 
 
 def _is_alone() -> bool:
     """Tell whether nobody but this thread can be in the midst of a request."""
-    has_greenlets = not isinstance(_thread.start_new_thread, BuiltinFunctionType)
-    return threading.active_count() == 1 and not has_greenlets
+    return threading.active_count() == 1 and not _has_greenlets()
+
+
+def _has_greenlets() -> bool:
+    return not isinstance(_thread.start_new_thread, BuiltinFunctionType)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
+from collections import deque
 from collections.abc import Callable
 from time import sleep
+
+from poolscope import aside
 
 _LOOKS, _BETWEEN_LOOKS = 100, 0.0001  # seconds; a few are enough
 
@@ -32,10 +36,15 @@ class Pulse:
         self.beating = False
         #: The thread's number in the kernel.
         self._task = 0
+        self._ident = 0
         self._over = False
+        self._last: Callable[[], None] = _nothing
         self._allocate_lock = _thread.allocate_lock
-        self._stopped = _thread.allocate_lock()
+        #: Released to have the thread look at once: that it is stopped, or at who asks for a beat.
+        self._called = _thread.allocate_lock()
         self._running = _thread.allocate_lock()
+        #: Those who wait for a beat, by a lock each.
+        self._asking: deque[_thread.LockType] = deque()
 
     def wake(self) -> None:
         """Start beating unless it does."""
@@ -49,8 +58,8 @@ class Pulse:
             return
         try:
             self.beating = True
-            self._stopped.acquire(blocking=False)
-            _thread.start_new_thread(self._run, (self._stopped, self._running))
+            self._called.acquire(blocking=False)
+            _thread.start_new_thread(self._run, (self._called, self._running))
         except BaseException as error:
             # A fault, or a signal handler of the host's, must not be the end of all beats.
             self.beating = False
@@ -58,21 +67,45 @@ class Pulse:
             if not isinstance(error, RuntimeError):  # no more threads, or the end of Python
                 raise
 
-    def end(self) -> None:
-        """Stop for good: the interpreter shuts down, where no thread may be started."""
+    def beat_now(self, timeout: float) -> bool:
+        """Let the thread beat, and wait until it has.
+
+        False if there is none, if it asks for that itself, or if it takes longer than ``timeout``
+        seconds.
+        """
+        if not self.beating or self._ident == _thread.get_ident():
+            return False
+        done = self._allocate_lock()
+        done.acquire()
+        self._asking.append(done)
+        self._call()
+        return done.acquire(timeout=timeout)
+
+    def end(self, last: Callable[[], None], timeout: float) -> bool:
+        """Stop for good, with ``last`` as the last thing that the thread does.
+
+        False if there is no thread for it. The interpreter shuts down, where none may be started.
+        """
         self._over = True
-        self.stop()
+        if not self.beating or self._ident == _thread.get_ident():
+            return False
+        self._last = last
+        self.stop(timeout)
+        return True
 
     def stop(self, timeout: float = 1.0) -> None:
         """Stop beating after one last time; waits ``timeout`` seconds at most for that."""
         if not self.beating:
             return
         self.beating = False
-        if self._stopped.locked():
-            self._stopped.release()
+        self._call()
         if self._running.acquire(timeout=timeout):
             self._running.release()
             self._see_off()
+
+    def _call(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is called already
+            self._called.release()
 
     def _see_off(self) -> None:
         """Wait until the kernel has let go of the thread, which counts for a moment longer.
@@ -86,16 +119,31 @@ class Pulse:
                 return
             sleep(_BETWEEN_LOOKS)
 
-    def _run(self, stopped: _thread.LockType, running: _thread.LockType) -> None:
+    def _run(self, called: _thread.LockType, running: _thread.LockType) -> None:
         self._task = _thread.get_native_id()
+        self._ident = _thread.get_ident()
+        aside.ours.add(self._ident)
         pause, is_over = self._first, False
         try:
             # Once more when it is stopped: a server's master only forks from then on, and nothing
             # wakes its pulse again.
             while not is_over:
-                is_over = stopped.acquire(timeout=pause)
-                self._beat()
+                called.acquire(timeout=pause)
+                is_over = not self.beating
+                asking = [self._asking.popleft() for _ in range(len(self._asking))]
+                try:
+                    self._beat()
+                finally:
+                    for done in asking:
+                        done.release()
                 pause = self._interval
+            self._last()
         finally:
             self.beating = False
+            aside.ours.discard(self._ident)
+            self._ident = 0
             running.release()
+
+
+def _nothing() -> None:
+    """Do nothing after the last beat."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from time import monotonic
 
 from poolscope import events as ev
+from poolscope.audience import Listener
 from poolscope.config import Settings
 from poolscope.folding import Folding
 from poolscope.observers import Observer
 from poolscope.records import Connection
-from poolscope.shield import is_the_hosts
+
+_PATIENCE = 1.0  # seconds that a fork waits for drains to end
 
 
 class Scope(Folding):
@@ -22,8 +25,16 @@ class Scope(Folding):
     """
 
     def __init__(self, max_origins: int, held_after: float = Settings.held_after) -> None:
-        self.observers: list[Observer] = []
+        #: Whether anybody listens, or may ask.
+        self.attached = False
+        self._listeners: list[Listener] = []
+        self._held: list[Listener] = []
         super().__init__(max_origins, held_after)
+
+    @property
+    def observers(self) -> list[Observer]:
+        """Who is told."""
+        return [listener.observer for listener in self._listeners]
 
     def begin(self) -> None:
         """Start an empty history: at birth, and in a forked child."""
@@ -31,13 +42,23 @@ class Scope(Folding):
         # Re-entrant, because a finalizer that runs inside a drain may ask for one.
         self._lock = threading.RLock()
         self._draining = False
+        self._held = []
+        for listener in self._listeners:
+            listener.renew()
 
     def hold(self) -> bool:
         """Keep drains out, before a fork: no observer's lock is then held by a drain."""
-        return self._lock.acquire(timeout=1.0)
+        deadline = monotonic() + _PATIENCE
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return False
+        self._held = [listener for listener in self._listeners if listener.hold(deadline)]
+        return True
 
     def release(self) -> None:
         """Let drains in again, in the parent after a fork."""
+        held, self._held = self._held, []
+        for listener in held:
+            listener.release()
         self._lock.release()
 
     # ---- draining
@@ -51,16 +72,34 @@ class Scope(Folding):
 
         Raises nothing of ours, only what a signal handler of the host raises meanwhile.
         """
+        if self._take_in():
+            self._tell()
+
+    def _take_in(self) -> bool:
+        """Fold, and tell those observers that can be told under the lock; False in a drain."""
         with self._lock:
             if self._draining or not self.attached:
-                return
+                return False
             self._draining = True
             try:
                 self._shielded(self._fold)
                 events, self._events = self._events, []
-                self._tell(events, list(self.observers))
+                for listener in self._listeners:
+                    if listener.is_behind:
+                        listener.is_behind = False
+                        listener.hear(self._known())
+                    listener.hear(events)
             finally:
                 self._draining = False
+            for listener in list(self._listeners):
+                if not listener.observer.may_block:
+                    listener.tell()
+            return True
+
+    def _tell(self) -> None:
+        """Tell all others; not under the lock, as they may wait for a thread that wants it."""
+        for listener in list(self._listeners):
+            listener.tell()
 
     def cause(self, connection: Connection) -> str:
         """Return why a connection was opened; "" while a drain is at work: nobody waits for it."""
@@ -77,8 +116,10 @@ class Scope(Folding):
     def finish(self) -> None:
         """Drain for the last time: what is open now ends with the interpreter."""
         with self._lock:
-            self.settle(lambda connection: connection.reason or "exit")
-            self._let_go()
+            self._settle(lambda connection: connection.reason or "exit")
+            listeners = self._take_leave()
+        for listener in listeners:
+            listener.end()
 
     def settle(
         self,
@@ -89,8 +130,16 @@ class Scope(Folding):
 
         The others go on being busy if they are ``in_use``.
         """
+        self._settle(ended, in_use)
+        self._tell()
+
+    def _settle(
+        self,
+        ended: Callable[[Connection], str],
+        in_use: Callable[[Connection], bool] = lambda _connection: False,
+    ) -> None:
         with self._lock:
-            self.drain()
+            self._take_in()
             now = self.clock()
             for connection in [known for state in self._origins for known in state.open]:
                 if reason := ended(connection):
@@ -98,7 +147,7 @@ class Scope(Folding):
                 elif in_use(connection):
                     connection.busy_since = now
                     connection.carrier.touch()
-            self.drain()
+            self._take_in()
 
     def introduce(self, observers: Iterable[Observer]) -> None:
         """Tell observers that come late what there is, and everything from now on.
@@ -106,15 +155,24 @@ class Scope(Folding):
         All at once: what has been written while nobody listened is told to all of them.
         """
         with self._lock:
-            self.drain()
-            seen: list[ev.AnyEvent] = []
-            for state in self._origins:
-                seen.append(ev.OriginSeen(state.origin))
-                if state.told_levels is not None:  # the others heard it; it may stay like that
-                    seen.append(state.told_levels)
-            new = [one for one in dict.fromkeys(observers) if one not in self.observers]
-            self.observers += new
-            self._tell(seen, new)
+            self._take_in()
+            known = self.observers
+            for observer in dict.fromkeys(observers):
+                if observer not in known:
+                    listener = Listener(observer, self.fault)
+                    listener.hear(self._known())
+                    self._listeners.append(listener)
+            self.attached = True
+        self._tell()
+
+    def _known(self) -> list[ev.AnyEvent]:
+        """Return what those are told who have missed it: all origins, and their levels."""
+        known: list[ev.AnyEvent] = []
+        for state in self._origins:
+            known.append(ev.OriginSeen(state.origin))
+            if state.told_levels is not None:  # the others heard it; it may stay like that
+                known.append(state.told_levels)
+        return known
 
     def dismiss(self) -> None:
         """Drain, tell the observers that nothing is known to be open any more, and let them go.
@@ -122,7 +180,7 @@ class Scope(Folding):
         What finalizers write from now on waits in the ledger for the next ``introduce``.
         """
         with self._lock:
-            self.drain()
+            self._take_in()
             now = self.clock()
             for connection in [known for state in self._origins for known in state.open]:
                 if connection.busy_since:
@@ -130,32 +188,19 @@ class Scope(Folding):
                     connection.missed = True
                     connection.give_back(now)
                     connection.carrier.touch()
-            self.drain()
-            self._let_go()
+            self._take_in()
+            listeners = self._take_leave()
             for state in self._origins:
                 state.told_levels = None
+        for listener in listeners:
+            listener.end()
 
-    def _let_go(self) -> None:
+    def _take_leave(self) -> list[Listener]:
+        """Return all listeners, who are to hear that nothing is open any more, and go."""
         # In multiprocess mode the levels of a process stay behind in its files.
-        self._tell([ev.Levels(state.origin) for state in self._origins], list(self.observers))
-        for observer in list(self.observers):
-            self.observers.remove(observer)
-            try:
-                observer.ended()
-            except Exception as error:  # noqa: BLE001 - an observer must not stop the others
-                self.fault(f"observer.{type(observer).__name__}", error)
-
-    @property
-    def attached(self) -> bool:
-        """Whether anybody listens."""
-        return bool(self.observers)
-
-    def _tell(self, events: Sequence[ev.AnyEvent], observers: Iterable[Observer]) -> None:
-        for observer in observers:
-            try:
-                observer.tell(events)
-            except Exception as error:
-                if is_the_hosts(error):
-                    raise
-                self.observers.remove(observer)
-                self.fault(f"observer.{type(observer).__name__}", error)
+        nothing = [ev.Levels(state.origin) for state in self._origins]
+        listeners, self._listeners = self._listeners, []
+        self.attached = False
+        for listener in listeners:
+            listener.hear(nothing)
+        return listeners

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import signal
 from types import CodeType, FunctionType, MethodType
 from typing import Any
+
+from poolscope import aside
 
 _log = logging.getLogger("poolscope")
 
@@ -31,11 +34,16 @@ def is_the_hosts(error: BaseException) -> bool:
 
 def say(message: str, *args: object) -> None:
     """Log a warning; a host's logging filter or handler that fails must not cost us anything."""
-    try:
-        _log.warning(message, *args)
-    except Exception as error:
-        if is_the_hosts(error):
-            raise
+
+    def log() -> None:
+        try:
+            _log.warning(message, *args)
+        except Exception as error:
+            if is_the_hosts(error):
+                raise
+
+    with contextlib.suppress(aside.NoThreadError):
+        aside.call(log)
 
 
 def spelled(error: BaseException) -> str:
