@@ -21,7 +21,7 @@ from scenarios import Player
 
 SIDES = [
     (hook.name, side)
-    for hook in Client(Scope(1), Pulse(lambda: None)).hooks
+    for hook in Client(Scope(1), Pulse(lambda: None, lambda: None)).hooks
     for side in ("before", "after")
     # No scenario speaks HTTP/2; test_http2 breaks that hook.
     if getattr(hook, side) and hook.module != "urllib3.http2.connection"

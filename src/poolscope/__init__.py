@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["ConfigError", "__version__", "instrument", "snapshot", "uninstrument"]
 
-_process: Process | None = None
-_lock = RLock()  # two threads may attach at once
+# What importlib.reload() finds is kept: a second process's hooks would count everything again.
+_process: Process | None = globals().get("_process")
+_lock: RLock = globals().get("_lock") or RLock()  # two threads may attach at once
 
 
 def instrument(
@@ -43,10 +45,13 @@ def instrument(
     All of these hold for the process from the first call on.
 
     Calling it again changes nothing, except that observers that are new are told as well. With
-    ``POOLSCOPE_DISABLED=1`` in the environment it does nothing at all.
+    ``POOLSCOPE_DISABLED=1`` in the environment it does nothing at all. What is broken in this
+    environment (a backend that can't be imported, a default registry with metrics of these names)
+    is logged in one line each, and done without.
 
-    Raises :exc:`ConfigError` for a setting's bad value and :exc:`TypeError` for an observer of
-    an unknown kind, before anything is touched.
+    Raises :exc:`ConfigError` for a setting's bad value, :exc:`TypeError` for an observer of an
+    unknown kind, and :exc:`ValueError` for a given registry that has metrics of these names,
+    before anything is touched.
     """
     global _process  # noqa: PLW0603 - hooks are the process's, so there can be only one
     from poolscope import config  # noqa: PLC0415 - the public module imports what it uses late
@@ -59,10 +64,18 @@ def instrument(
         call_sites=call_sites,
         held_after=held_after,
     )
-    from poolscope.process import Process  # noqa: PLC0415 - needs wrapt
+    from poolscope.shield import say, spelled  # noqa: PLC0415 - as above
 
+    if why := _unsupported():
+        say("poolscope: it does not attach: %s.", why)
+        return
+    try:
+        from poolscope.process import Process  # noqa: PLC0415 - needs wrapt
+    except Exception as error:  # noqa: BLE001 - wrapt may be mocked or broken
+        say("poolscope: it does not attach, as wrapt can't be used (%s).", spelled(error))
+        return
     with _lock:
-        heard = _resolve(observers)
+        heard = _installed() if observers is None else _resolve(observers)
         if _process is None:
             _process = Process(settings)
         _process.attach(heard)
@@ -95,13 +108,39 @@ def _drain() -> None:
         _process.drain()
 
 
+def _unsupported() -> str:
+    """Say why this interpreter can't be attached to; "" if it can."""
+    try:
+        # Until Python 3.12, which ends the whole process if a thread is left in one of these.
+        interpreters: Any = import_module("_xxsubinterpreters")
+    except ImportError:
+        return ""
+    is_main = interpreters.get_current() == interpreters.get_main()
+    return "" if is_main else "subinterpreters are watched from Python 3.13 on"
+
+
+def _installed() -> list[Any]:
+    """Return observers for the metric backends that are installed and work."""
+    from poolscope.backends import BACKENDS  # noqa: PLC0415 - as above
+    from poolscope.shield import is_the_hosts, say, spelled  # noqa: PLC0415 - as above
+
+    found: list[Any] = []
+    for row in BACKENDS:
+        try:
+            if row.installed:
+                found.append(row.observer(None, _drain))
+        except Exception as error:
+            if is_the_hosts(error):
+                raise
+            say("poolscope: nothing is reported to %s (%s).", row.vendor, spelled(error))
+    return found
+
+
 def _resolve(observers: Any) -> list[Any]:
     """Turn what ``instrument()`` was given into observers."""
     from poolscope.backends import BACKENDS  # noqa: PLC0415 - as above
     from poolscope.observers import Observer  # noqa: PLC0415 - as above
 
-    if observers is None:
-        return [row.observer(None, _drain) for row in BACKENDS if row.installed]
     if isinstance(observers, Observer) or any(row.accepts(observers) for row in BACKENDS):
         observers = (observers,)
     elif not isinstance(observers, Iterable):

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from poolscope.patching import Hook, Patch, when_imported
-from poolscope.shield import say
+from poolscope.patching import Hook, Patch, has_a_copys_hook, when_imported
+from poolscope.shield import is_the_hosts, say, spelled
 
 
 def _class(module: Any, name: str) -> Any:
@@ -40,6 +40,7 @@ class Patcher:
     def attach(self) -> None:
         """Put hooks into what is imported now, and into the rest when it gets imported."""
         self._attached = True
+        self.refused = ""
         for module in dict.fromkeys(hook.module for hook in self.hooks):
             if module in sys.modules:
                 self._hook_module(sys.modules[module])
@@ -51,7 +52,12 @@ class Patcher:
         """Take all hooks out."""
         self._attached = False
         for patch in reversed(self.patches):
-            patch.remove()
+            try:
+                patch.remove()
+            except Exception as error:
+                if is_the_hosts(error):
+                    raise
+                self._faults.append((patch.target, spelled(error)))
         self.patches = [patch for patch in self.patches if patch.wrapper is not None]
 
     def _on_import(self, name: str) -> None:
@@ -61,7 +67,7 @@ class Patcher:
     def _hook_module(self, module: Any) -> None:
         if self.refused:
             return
-        self.refused = self._refuse()
+        self.refused = self._refuse() or self._is_taken(module)
         if self.refused:
             say("poolscope: %s.", self.refused)
             return
@@ -69,6 +75,15 @@ class Patcher:
             if hook.module == module.__name__:
                 for owner, attribute in self._owners(hook, module):
                     self._patch(hook, owner, attribute).apply()
+
+    def _is_taken(self, module: Any) -> str:
+        """Return why hooks would count everything twice, or ""."""
+        for hook in self.hooks:
+            owners = self._owners(hook, module) if hook.module == module.__name__ else ()
+            for owner, attribute in owners:
+                if has_a_copys_hook(vars(owner).get(attribute)):
+                    return "another copy of poolscope in this process is attached already"
+        return ""
 
     def _owners(self, hook: Hook, module: Any) -> list[tuple[Any, str]]:
         *class_name, attribute = hook.path.split(".")

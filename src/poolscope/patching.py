@@ -17,6 +17,8 @@ from poolscope.shield import is_the_hosts, spelled
 MAX_FAULTS = 5
 
 _MISSING = object()
+_FILE = "<hook of "  # where the code of hooks comes from, as tracebacks say
+_WRAPPERS = 20  # around one function
 
 
 # What stands in the place of a host's function that is called with every request. These are texts
@@ -184,7 +186,7 @@ class Patch:
             "around": self._around,
             "fault": self._fault,
         }
-        exec(compile(source, f"<hook of {self.target}>", "exec"), names)  # noqa: S102 - our own text
+        exec(compile(source, f"{_FILE}{self.target}>", "exec"), names)  # noqa: S102 - our own text
         hooked: Callable[..., Any] = names["hooked"]  # type: ignore[assignment] # exec made it
         return hooked
 
@@ -232,6 +234,22 @@ class Patch:
             self.faults.append((self.target, f"{type(error).__name__} at line {line}"))
         except Exception:  # noqa: BLE001, S110 - out of stack or memory: the host matters more
             pass
+
+
+def has_a_copys_hook(function: Any) -> bool:
+    """Tell whether a second copy of this package has its hook in a host's function.
+
+    There is one if its modules were removed and imported anew. Others may have wrapped around it.
+    """
+    for _ in range(_WRAPPERS):
+        code = getattr(function, "__code__", None)
+        if code is None:
+            return False
+        if code.co_filename.startswith(_FILE):
+            patch = function.__globals__["patch"]
+            return type(patch) is not Patch and bool(patch.active)
+        function = getattr(function, "__wrapped__", None)
+    return False
 
 
 def when_imported(module: str, act: Callable[[], None], faults: Any) -> None:

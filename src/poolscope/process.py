@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import importlib
-import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from types import BuiltinFunctionType
 from typing import Any
@@ -16,12 +16,14 @@ from poolscope import aside
 from poolscope.clients import CLIENTS, ClientRow
 from poolscope.config import Settings
 from poolscope.endings import Ending
+from poolscope.forks import Forks
 from poolscope.observers import Observer
 from poolscope.patcher import Patcher
 from poolscope.patching import when_imported
 from poolscope.pulse import Pulse
 from poolscope.readings import Readings
 from poolscope.scope import Scope
+from poolscope.shield import is_the_hosts
 
 _PATIENCE = 10.0  # seconds that the main thread waits for the pulse
 
@@ -36,19 +38,19 @@ class Process:
         self._settings = settings
         self.scope = Scope(settings.max_origins, settings.held_after)
         self.readings = Readings()
-        self.pulse = Pulse(self.scope.drain)
+        self.pulse = Pulse(self.scope.drain, self.scope.finish)
         #: By the client's package, once the application has imported it.
         self.patchers: dict[str, Patcher] = {}
         self.attached = False
         self._waiting: set[str] = set()
+        self._watched: set[str] = set()
         self._known: dict[Observer, None] = {}
         #: The threads that keep drains out because they fork.
         self._forking: set[int] = set()
         self._was_beating = False
-        os.register_at_fork(
-            before=self._before_fork,
-            after_in_parent=self._after_in_parent,
-            after_in_child=self._after_in_child,
+        self._is_main = True
+        self.forks = Forks(
+            self._before_fork, self._after_in_parent, self._after_in_child, self.scope.faults
         )
         self._ending = Ending(self._exit, self.scope.faults)
 
@@ -57,12 +59,11 @@ class Process:
         heard = (self.readings, *observers)
         self._known.update(dict.fromkeys(heard))
         self.scope.introduce(heard)
-        if self.attached:
-            return
         self.attached = True
         for row in CLIENTS:
             if row.first in sys.modules:
-                self._watch(row)
+                with self._shield(f"attach.{row.package}"):
+                    self._watch(row)
             elif row.first not in self._waiting:
                 self._waiting.add(row.first)
                 when_imported(row.first, partial(self._watch, row), self.scope.faults)
@@ -75,13 +76,15 @@ class Process:
         The main thread leaves it to the pulse: there a signal handler of the host may raise at
         any line, which would cost news.
         """
+        self.forks.notice()
         is_main = _thread.get_ident() == threading.main_thread().ident and not _has_greenlets()
         if not is_main or not self.pulse.beat_now(_PATIENCE):
             self.scope.drain()
 
     def _watch(self, row: ClientRow) -> None:
-        if not self.attached:
+        if not self.attached or row.package in self._watched:
             return
+        self.forks.ask_uwsgi()
         client: Any = importlib.import_module(row.module)
         if row.package not in self.patchers:
             kind = client.Client
@@ -89,6 +92,7 @@ class Process:
                 kind = importlib.import_module(row.spans).TracedClient
             made = kind(self.scope, self.pulse)
             made.finds_call_sites = self._settings.call_sites
+            made.notice_fork = self.forks.notice
             self.patchers[row.package] = Patcher(made.hooks, self.scope.faults, client.refuse)
         # What closed while nobody watched is counted now; why, nobody can tell any more.
         self.scope.settle(
@@ -96,52 +100,70 @@ class Process:
             client.is_checked_out,
         )
         self.patchers[row.package].attach()
+        self._watched.add(row.package)
 
     def detach(self) -> None:
         """Take the hooks out and let the observers go."""
         if not self.attached:
             return
+        self.attached = False
+        self._watched.clear()
         for patcher in self.patchers.values():
             patcher.detach()
         self.pulse.stop()
         self.scope.dismiss()
-        self.attached = False
 
     # ---- forks and the end
 
+    # Python drops what these raise, so they do all that they can and count what failed.
+
     def _before_fork(self) -> None:
-        if self.attached:
-            self._was_beating |= self.pulse.beating
-            self.pulse.stop()
-            if self.scope.hold():
+        with self._shield("before_fork"):
+            self._is_main = threading.current_thread() is threading.main_thread()
+            if self.attached:
+                self._was_beating |= self.pulse.beating
+                self.pulse.stop()
                 self._forking.add(_thread.get_ident())
+                if not self.scope.hold():
+                    self._forking.discard(_thread.get_ident())
 
     def _after_in_parent(self) -> None:
-        if _thread.get_ident() in self._forking:
-            self._forking.discard(_thread.get_ident())
-            self.scope.release()
         was_beating, self._was_beating = self._was_beating, False
+        with self._shield("after_fork"):
+            if _thread.get_ident() in self._forking:
+                self.scope.release()
+                self._forking.discard(_thread.get_ident())
         # Requests of other threads go on, and wake it only when they begin. Without others ours
         # must not be there: Pythons from 3.12 on warn of it, some of those look only now.
-        if was_beating and not _is_alone():
-            self.pulse.wake()
+        with self._shield("after_fork"):
+            if was_beating and not _is_alone():
+                self.pulse.wake()
 
     def _after_in_child(self) -> None:
         aside.forked()
         self._forking.clear()
         self._was_beating = False
-        self.pulse.forget()
+        # Forked by another thread than the main one, the child ends when that one does.
+        self.pulse.forget(None if self._is_main else threading.main_thread())
         self.scope.begin()
         # Those that are let go of as well: they may be told again one day.
         for observer in self._known:
-            try:
+            with self._shield(f"observer.{type(observer).__name__}"):
                 observer.forked()
-            except Exception as error:  # noqa: BLE001 - nor may it reach the host's fork
-                self.scope.fault(f"observer.{type(observer).__name__}", error)
-        self._ending.forked()
+        with self._shield("after_fork"):
+            self._ending.forked()
+
+    @contextlib.contextmanager
+    def _shield(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if is_the_hosts(error):
+                raise
+            self.scope.fault(where, error)
 
     def _exit(self) -> None:
-        if self.attached and not self.pulse.end(self.scope.finish, _PATIENCE):
+        if self.attached and not self.pulse.end(_PATIENCE):
             self.scope.finish()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from time import sleep
@@ -15,7 +16,7 @@ _LOOKS, _BETWEEN_LOOKS = 100, 0.0001  # seconds; a few are enough
 
 
 class Pulse:
-    """Calls ``beat`` every ``interval`` seconds while it runs.
+    """Calls ``beat`` every ``interval`` seconds while it runs, and ``finish`` at the end.
 
     Hooks wake it, possibly from within a finalizer, so :meth:`wake` must not wait for anything:
     ``_thread.start_new_thread`` takes none of threading's locks. No thread is ever there while
@@ -23,16 +24,25 @@ class Pulse:
     """
 
     def __init__(
-        self, beat: Callable[[], None], interval: float = 1.0, first: float = 0.05
+        self,
+        beat: Callable[[], None],
+        finish: Callable[[], None],
+        interval: float = 1.0,
+        first: float = 0.05,
     ) -> None:
         self._beat = beat
+        self._finish = finish
         self._interval = interval
         #: Seconds to the first beat: a process that is killed soon has been heard by then.
         self._first = first
         self.forget()
 
-    def forget(self) -> None:
-        """Begin anew in a forked child, where the thread does not exist."""
+    def forget(self, lives_with: threading.Thread | None = None) -> None:
+        """Begin anew in a forked child, where the thread does not exist.
+
+        ``lives_with`` is a thread with which the process ends, if no other is left.
+        """
+        self._lives_with = lives_with
         self.beating = False
         #: The thread's number in the kernel.
         self._task = 0
@@ -81,15 +91,15 @@ class Pulse:
         self._call()
         return done.acquire(timeout=timeout)
 
-    def end(self, last: Callable[[], None], timeout: float) -> bool:
-        """Stop for good, with ``last`` as the last thing that the thread does.
+    def end(self, timeout: float) -> bool:
+        """Stop for good; ``finish`` is the last thing that the thread does.
 
         False if there is no thread for it. The interpreter shuts down, where none may be started.
         """
         self._over = True
         if not self.beating or self._ident == _thread.get_ident():
             return False
-        self._last = last
+        self._last = self._finish
         self.stop(timeout)
         return True
 
@@ -129,7 +139,7 @@ class Pulse:
             # wakes its pulse again.
             while not is_over:
                 called.acquire(timeout=pause)
-                is_over = not self.beating
+                is_over = not self.beating or self._is_alone()
                 asking = [self._asking.popleft() for _ in range(len(self._asking))]
                 try:
                     self._beat()
@@ -143,6 +153,14 @@ class Pulse:
             aside.ours.discard(self._ident)
             self._ident = 0
             running.release()
+
+    def _is_alone(self) -> bool:
+        """Tell whether nothing but this thread keeps the process from ending."""
+        if self._lives_with is None or self._lives_with.is_alive():
+            return False
+        # Such a process knows no atexit.
+        self._last = self._finish
+        return True
 
 
 def _nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from poolscope.config import Settings
 from poolscope.folding import Folding
 from poolscope.observers import Observer
 from poolscope.records import Connection
+from poolscope.shield import is_the_hosts
 
 _PATIENCE = 1.0  # seconds that a fork waits for drains to end
 
@@ -59,7 +61,8 @@ class Scope(Folding):
         held, self._held = self._held, []
         for listener in held:
             listener.release()
-        self._lock.release()
+        with contextlib.suppress(RuntimeError):  # a fault came before it was held
+            self._lock.release()
 
     # ---- draining
 
@@ -72,8 +75,14 @@ class Scope(Folding):
 
         Raises nothing of ours, only what a signal handler of the host raises meanwhile.
         """
-        if self._take_in():
-            self._tell()
+        try:
+            if self._take_in():
+                self._tell()
+        except Exception as error:
+            # It would end the host's scrape, or the pulse.
+            if is_the_hosts(error):
+                raise
+            self.fault("drain", error)
 
     def _take_in(self) -> bool:
         """Fold, and tell those observers that can be told under the lock; False in a drain."""

@@ -12,6 +12,7 @@ from prometheus_client.values import ValueClass
 
 from poolscope import catalog, events
 from poolscope.metrics import MetricObserver
+from poolscope.shield import is_the_hosts, say, spelled
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
@@ -70,10 +71,19 @@ class PrometheusObserver(MetricObserver, Collector):
         return [family for native in self._metrics.values() for family in native.describe()]
 
     def collect(self) -> Iterable[Family]:
-        """Drain, then show what there is; a metric without series is left out."""
-        self._drain()
-        families = (family for native in self._metrics.values() for family in native.collect())
-        return [family for family in families if family.samples]
+        """Drain, then show what there is; a metric without series is left out.
+
+        A fault of ours shows nothing of it, and must not fail the host's whole scrape.
+        """
+        try:
+            self._drain()
+            families = (family for native in self._metrics.values() for family in native.collect())
+            return [family for family in families if family.samples]
+        except Exception as error:
+            if is_the_hosts(error):
+                raise
+            say("poolscope: its metrics could not be collected (%s).", spelled(error))
+            return []
 
     def forked(self) -> None:
         """Begin with new metrics, which also have new locks: an old one may be held for ever."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -25,6 +26,8 @@ class Records:
 
     #: Whether to look which line of code asks for a connection.
     finds_call_sites = False
+    #: Called now and then: not every fork is told of when it happens.
+    notice_fork: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, scope: Scope, pulse: Pulse) -> None:
         self.scope = scope
@@ -33,10 +36,11 @@ class Records:
 
     def pool(self, host_pool: Any) -> Pool:
         """Return the record of a pool, made on its first sight in this process."""
-        ledger = self.scope.ledger
         pool: Pool | None = getattr(host_pool, KEY, None)
-        if pool is not None and pool.ledger is ledger:
+        if pool is not None and pool.ledger is self.scope.ledger:
             return pool
+        self.notice_fork()
+        ledger = self.scope.ledger
         queue = host_pool.pool
         pool = Pool(
             ledger,
