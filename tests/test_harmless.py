@@ -20,6 +20,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 
 import poolscope
 from peers import HOST, eventually, held_answer, held_body, keep_alive, scripted
+from poolscope.observers import Observer
 
 posix_timer = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer")
 
@@ -155,7 +156,7 @@ def test_a_snapshot_is_taken_while_others_drain(scope, serve):
 @pytest.mark.usefixtures("scope")
 def test_two_threads_that_fork_at_once_leave_the_scope_open(monkeypatch):
     process = poolscope._process
-    monkeypatch.setattr(process.scope, "hold", lambda: process.scope._lock.acquire(timeout=0.05))
+    monkeypatch.setattr("poolscope.scope._PATIENCE", 0.05)
     inside, go = threading.Event(), threading.Event()
 
     def first():
@@ -173,6 +174,25 @@ def test_two_threads_that_fork_at_once_leave_the_scope_open(monkeypatch):
     thread.join()
     assert process.scope._lock.acquire(timeout=1)
     process.scope._lock.release()
+
+
+@pytest.mark.usefixtures("scope")
+def test_a_fork_in_the_midst_of_a_fork_leaves_the_scope_open(serve):
+    """A signal handler may fork, too."""
+    process = poolscope._process
+    poolscope.instrument(Observer())
+    process._before_fork()
+    process._before_fork()
+    process._after_in_parent()
+    process._after_in_parent()
+    server = serve(keep_alive)
+    thread = threading.Thread(target=poolscope.snapshot)
+    with urllib3.PoolManager() as pool:
+        pool.request("GET", server.url)
+        thread.start()
+        thread.join(10)
+    assert not thread.is_alive()
+    assert process._forking == []
 
 
 def test_a_child_of_a_parent_that_had_let_go_starts_its_own_history(scope, serve):

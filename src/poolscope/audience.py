@@ -67,10 +67,14 @@ class Listener:
         """
         if self._hangs or self._teller == _thread.get_ident():
             return False
-        return self._lock.acquire(timeout=max(0.0, deadline - monotonic()))
+        if not self._lock.acquire(timeout=max(0.0, deadline - monotonic())):
+            return False
+        self._teller = _thread.get_ident()
+        return True
 
     def release(self) -> None:
         """Let others tell it again."""
+        self._teller = 0
         self._lock.release()
 
     def _alone(self, act: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import BuiltinFunctionType
 from typing import Any
@@ -45,8 +45,8 @@ class Process:
         self._waiting: set[str] = set()
         self._watched: set[str] = set()
         self._known: dict[Observer, None] = {}
-        #: The threads that keep drains out because they fork.
-        self._forking: set[int] = set()
+        #: The threads that keep drains out because they fork, each with what lets these in again.
+        self._forking: list[tuple[int, list[Callable[[], None]]]] = []
         self._was_beating = False
         self._is_main = True
         self.forks = Forks(
@@ -123,21 +123,26 @@ class Process:
             if self.attached:
                 self._was_beating |= self.pulse.beating
                 self.pulse.stop()
-                self._forking.add(_thread.get_ident())
-                if not self.scope.hold():
-                    self._forking.discard(_thread.get_ident())
+                self._forking.append((_thread.get_ident(), self.scope.hold()))
 
     def _after_in_parent(self) -> None:
         was_beating, self._was_beating = self._was_beating, False
         with self._shield("after_fork"):
-            if _thread.get_ident() in self._forking:
-                self.scope.release()
-                self._forking.discard(_thread.get_ident())
+            for release in self._held():
+                release()
         # Requests of other threads go on, and wake it only when they begin. Without others ours
         # must not be there: Pythons from 3.12 on warn of it, some of those look only now.
         with self._shield("after_fork"):
             if was_beating and not _is_alone():
                 self.pulse.wake()
+
+    def _held(self) -> list[Callable[[], None]]:
+        """Return what lets drains in that this thread's last fork has kept out."""
+        for forking in reversed(self._forking):
+            if forking[0] == _thread.get_ident():
+                self._forking.remove(forking)
+                return forking[1]
+        return []
 
     def _after_in_child(self) -> None:
         aside.forked()

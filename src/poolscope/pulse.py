@@ -109,8 +109,9 @@ class Pulse:
             return
         self.beating = False
         self._call()
-        if self._running.acquire(timeout=timeout):
-            self._running.release()
+        running = self._running  # greenlets go on in a child that another one forks meanwhile
+        if running.acquire(timeout=timeout):
+            running.release()
             self._see_off()
 
     def _call(self) -> None:

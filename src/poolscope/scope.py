@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -30,7 +29,6 @@ class Scope(Folding):
         #: Whether anybody listens, or may ask.
         self.attached = False
         self._listeners: list[Listener] = []
-        self._held: list[Listener] = []
         super().__init__(max_origins, held_after)
 
     @property
@@ -44,25 +42,20 @@ class Scope(Folding):
         # Re-entrant, because a finalizer that runs inside a drain may ask for one.
         self._lock = threading.RLock()
         self._draining = False
-        self._held = []
         for listener in self._listeners:
             listener.renew()
 
-    def hold(self) -> bool:
-        """Keep drains out, before a fork: no observer's lock is then held by a drain."""
+    def hold(self) -> list[Callable[[], None]]:
+        """Keep drains out, before a fork: no observer's lock is then held by a drain.
+
+        Returns what lets them in again, in the parent. Where one goes on for long it stays out of
+        that; a signal handler may fork in the midst of a fork.
+        """
         deadline = monotonic() + _PATIENCE
         if not self._lock.acquire(timeout=_PATIENCE):
-            return False
-        self._held = [listener for listener in self._listeners if listener.hold(deadline)]
-        return True
-
-    def release(self) -> None:
-        """Let drains in again, in the parent after a fork."""
-        held, self._held = self._held, []
-        for listener in held:
-            listener.release()
-        with contextlib.suppress(RuntimeError):  # a fault came before it was held
-            self._lock.release()
+            return []
+        held = [listener.release for listener in self._listeners if listener.hold(deadline)]
+        return [*held, self._lock.release]
 
     # ---- draining
 

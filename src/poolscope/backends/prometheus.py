@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,8 @@ _KINDS: dict[str, type[Counter | Gauge | Histogram]] = {
     "updowncounter": Gauge,
     "histogram": Histogram,
 }
+
+_ROOM = 4 << 20  # bytes; a file begins with one million and grows by as much as it has
 
 # One per registry, for good: counts go on after uninstrument() and instrument().
 _OBSERVERS: weakref.WeakKeyDictionary[CollectorRegistry, PrometheusObserver] = (
@@ -113,6 +117,7 @@ class PrometheusObserver(MetricObserver, Collector):
         key = (metric, values)
         child = self._children.get(key)
         if child is None:
+            _require_room()
             child = self._children[key] = self._metrics[metric].labels(*values)
         return child
 
@@ -141,6 +146,19 @@ class PrometheusObserver(MetricObserver, Collector):
             if count:
                 bucket.inc(count)
         child._sum.inc(sum(histogram.sums))  # noqa: SLF001 - see above
+
+
+def _require_room() -> None:
+    """Raise ``OSError`` if the directory of multiprocess mode is about to be full.
+
+    Its files are sparse and mapped: to write to a page for which no room is left ends the host
+    (SIGBUS). What has its page goes on, and the next drain asks again.
+    """
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if directory and getattr(ValueClass, "_multiprocess", False):
+        disk = os.statvfs(directory)
+        if disk.f_bavail * disk.f_frsize < _ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), directory)
 
 
 def _native(metric: catalog.Metric) -> Counter | Gauge | Histogram:
