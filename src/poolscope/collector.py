@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import selectors
 import socket
+import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from poolscope import events as ev
+from poolscope import wire
 from poolscope.callsites import CallSite, CallSites
+from poolscope.levels import AllLevels
 from poolscope.observers import Observer
 from poolscope.origins import Origins
+from poolscope.roster import Roster
 from poolscope.shield import say, spelled
 
 _CHUNK = 1 << 16
-_LEVELS = ("active", "idle", "pending", "max", "pools", "age_sum", "stale")
+_QUEUE = 4096  # processes that may wait to be accepted; the kernel makes less of it if it has to
+_TICK = 1.0  # seconds between looks for files, and at levels unless somebody asks for them
+_PAUSE = 0.1  # seconds without new connections when descriptors have run out, or after a fault
+_LAST_READING = 5.0  # seconds for what the processes have left in their sockets
+_INDULGENCE = 100  # lines without a meaning after which nothing else is expected of somebody
+_PLACES = 100  # where processes' own code failed that are told apart
+_ELSEWHERE = "_other"
 
 
 class Attached(NamedTuple):
@@ -28,147 +41,260 @@ class Attached(NamedTuple):
 
 
 class _Peer:
-    """An attached process, for as long as its socket is open."""
+    """The connection of a process, for as long as it is open; or the file that it has left."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket | None = None) -> None:
         self.connection = connection
         self.unread = b""
-        self.pid = 0
-        #: By the process's own name of the origin; the levels carry the common one.
-        self.levels: dict[ev.Origin, ev.Levels] = {}
+        self.has_greeted = False
+        self.said_bye = False
+        self.rubbish = 0
 
 
 class Collector:
     """Listens on a Unix socket and tells its observers what all processes say, as one.
 
     What they count adds up and stays; their levels are forgotten when their socket closes.
+    Whatever comes in, it goes on: what can't be understood is counted, and told once.
     """
 
     def __init__(self, path: str, observers: Sequence[Observer], max_origins: int) -> None:
-        self.attached = 0
-        #: Those that are there now; replaced, never changed, as other threads read it.
-        self.processes: tuple[Attached, ...] = ()
-        #: Processes that have not said good-bye, by their number.
-        self.silent: set[int] = set()
-        #: Python processes that could not be attached: their executables, and why.
-        self.refused: list[tuple[str, str]] = []
-        self._observers = list(observers)
+        self.roster = Roster()
+        self._path = Path(path)
+        self._observers = tuple(observers)
         self._origins = Origins(max_origins)
         self._sites = CallSites()
-        self._selector = selectors.DefaultSelector()
+        self._levels = AllLevels()
+        #: Our own code's, and what was not understood, until the next time observers are told.
+        self._faults: list[ev.AnyEvent] = []
+        self._said: set[str] = set()
+        self._places: set[str] = set()
+        #: A scrape tells observers, too.
+        self._lock = threading.RLock()
+        self._peers: set[_Peer] = set()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(path)
-        self._listener.listen(128)
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._path.chmod(0o600)
+        self._listener.listen(_QUEUE)
+        self._listener.setblocking(False)  # noqa: FBT003 - the standard library's
+        self._listens_again = 0.0
         self._stop_reader, self._stop_writer = socket.socketpair()
-        self._selector.register(self._stop_reader, selectors.EVENT_READ)
+        self._selector = selectors.DefaultSelector()
+        for one in (self._listener, self._stop_reader):
+            self._selector.register(one, selectors.EVENT_READ)
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="poolscope-collector", daemon=True)
 
     def start(self) -> None:
         """Begin to listen."""
         self._thread.start()
 
+    @property
+    def attached(self) -> int:
+        """How many processes have been there."""
+        return self.roster.attached
+
+    @property
+    def processes(self) -> tuple[Attached, ...]:
+        """Those that are there now."""
+        return tuple(Attached(*hello[1:]) for hello in self.roster.there)
+
+    def drain(self) -> None:
+        """Tell the observers what is open now, before somebody looks at them."""
+        with self._lock:
+            faults, self._faults = self._faults, []
+            self._tell([*faults, *self._levels.take()])
+
     def finish(self) -> None:
         """Read what the processes that are gone have left in their sockets, and stop."""
         self._stop_writer.send(b"x")
         self._thread.join()
         self._selector.unregister(self._stop_reader)
-        self._stop_reader.close()
-        self._stop_writer.close()
-        while ready := self._selector.select(timeout=0):
-            for key, _ in ready:
-                self._serve(key)
-        for key in list(self._selector.get_map().values()):
-            if key.data is not None:
-                key.data.connection.close()
-        self._selector.close()
-        self._listener.close()
+        deadline = monotonic() + _LAST_READING
+        while self._shielded(self._read, 0.0) and monotonic() < deadline:
+            pass
+        for peer in list(self._peers):
+            # It goes on without us; what it has open stays open in the account.
+            self._hang_up(peer)
+        # There may have been no descriptors left for these.
+        while self._shielded(self._read, 0.0) and monotonic() < deadline:
+            pass
+        self._shielded(self._gather)
+        self.drain()
+        for one in (self._listener, self._selector, self._stop_reader, self._stop_writer):
+            one.close()
+
+    # ---- the thread
 
     def _run(self) -> None:
-        while True:
-            for key, _ in self._selector.select():
-                if key.fileobj == self._stop_reader:
-                    return
-                self._serve(key)
+        next_tick = 0.0
+        while not self._stopped:
+            self._shielded(self._read, max(0.0, next_tick - monotonic()))
+            if monotonic() >= next_tick:
+                next_tick = monotonic() + _TICK
+                self._shielded(self._gather)
+                self._shielded(self.drain)
 
-    def _serve(self, key: selectors.SelectorKey) -> None:
-        if key.data is None:
-            connection, _ = self._listener.accept()
-            self._selector.register(connection, selectors.EVENT_READ, _Peer(connection))
-            return
-        peer: _Peer = key.data
+    def _shielded(self, step: Callable[..., Any], *what: Any) -> Any:
         try:
-            chunk = peer.connection.recv(_CHUNK)
+            return step(*what)
+        except Exception as error:  # noqa: BLE001 - the account of the others goes on
+            self._fault("collector.thread", spelled(error))
+            sleep(_PAUSE)  # what lasts must not keep the machine busy
+            return True
+
+    def _read(self, seconds: float) -> bool:
+        """Serve whoever has something to say within these seconds; tell whether anybody had."""
+        if self._listens_again and monotonic() >= self._listens_again:
+            self._listens_again = 0.0
+            self._selector.register(self._listener, selectors.EVENT_READ)
+        ready = self._selector.select(_PAUSE if self._listens_again else seconds)
+        for key, _ in ready:
+            if key.data is not None:
+                self._serve(key.data)
+            elif key.fileobj is self._listener:
+                self._accept()
+            else:
+                self._stopped = True
+        return bool(ready or self._listens_again)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError as error:
+            # Out of descriptors: who wants in can wait, and those who are in go on.
+            self._say("accept", "poolscope: new processes have to wait: %s.", error.strerror)
+            self._selector.unregister(self._listener)
+            self._listens_again = monotonic() + _PAUSE
+            return
+        if _is_a_strangers(connection):
+            connection.close()
+            self._fault("collector.stranger", "another user's process wants to be heard")
+            return
+        connection.setblocking(False)  # noqa: FBT003 - the standard library's
+        peer = _Peer(connection)
+        self._peers.add(peer)
+        self._selector.register(connection, selectors.EVENT_READ, peer)
+
+    def _serve(self, peer: _Peer) -> None:
+        try:
+            chunk = peer.connection.recv(_CHUNK) if peer.connection is not None else b""
+        except BlockingIOError:
+            return
         except OSError:
             chunk = b""
-        if not chunk:
-            self._leave(peer)
-            return
         *lines, peer.unread = (peer.unread + chunk).split(b"\n")
-        for line in lines:
-            self._hear(peer, line)
-
-    def _hear(self, peer: _Peer, line: bytes) -> None:
-        try:
-            message: dict[str, Any] = json.loads(line)
-            told = ev.from_plain(message.get("events", ()))
-            hello = _attached(message) if "pid" in message and "refused" not in message else None
-        except (ValueError, KeyError, TypeError) as error:
-            told = [ev.Faulted(f"collector.{type(error).__name__}")]
-            message, hello = {}, None
-        if "refused" in message:
-            self.refused.append((str(message.get("executable")), str(message["refused"])))
-        elif hello is not None:
-            self.attached += 1
-            peer.pid = hello.pid
-            self.silent.add(peer.pid)
-            self.processes += (hello,)
-        elif "bye" in message:
-            self.silent.discard(peer.pid)
-        self._tell([self._as_one(peer, event) for event in told])
+        self._hear(peer, lines)
+        if len(peer.unread) > wire.LONGEST:
+            self._fault("collector.line", "a line without an end")
+            peer.unread, peer.rubbish = b"", _INDULGENCE
+        if not chunk or peer.rubbish >= _INDULGENCE:
+            self._leave(peer)
 
     def _leave(self, peer: _Peer) -> None:
-        self._selector.unregister(peer.connection)
-        peer.connection.close()
-        self.processes = tuple(one for one in self.processes if one.pid != peer.pid)
-        left, peer.levels = peer.levels, {}
-        self._tell([self._sum(origin) for origin in {levels.origin for levels in left.values()}])
+        if peer.unread and not peer.has_greeted:  # else it was killed amid a line
+            self._fault("collector.line", "half a line")
+        self._hang_up(peer)
+        self.roster.leave(peer, said_bye=peer.said_bye)
+        with self._lock:
+            self._levels.forget(peer)
 
-    def _tell(self, told: Sequence[ev.AnyEvent]) -> None:
-        for observer in list(self._observers):
+    def _hang_up(self, peer: _Peer) -> None:
+        if peer.connection is not None:
+            self._peers.discard(peer)
+            self._selector.unregister(peer.connection)
+            peer.connection.close()
+
+    def _gather(self) -> None:
+        """Read the files of those that could not be heard when they ended."""
+        with contextlib.suppress(OSError):  # out of descriptors, for one: the next time, then
+            for path in self._path.parent.glob(f"{self._path.name}.*[!~]"):
+                text = path.read_bytes()
+                path.unlink()
+                peer = _Peer()
+                self._hear(peer, text.splitlines())
+                self._leave(peer)
+                if not text:
+                    self.roster.lost(path.suffix[1:])
+
+    # ---- what they say
+
+    def _hear(self, peer: _Peer, lines: Sequence[bytes]) -> None:
+        told: list[ev.AnyEvent] = []
+        for line in lines:
             try:
-                observer.tell(told)
-            except Exception as error:  # noqa: BLE001 - the others go on, and so does the account
-                self._observers.remove(observer)
-                name = f"observer.{type(observer).__name__}"
-                say("poolscope: a fault of its own in %s (%s).", name, spelled(error))
-                self._tell([ev.Faulted(name)])
+                message = wire.read(line)
+            except wire.RubbishError as error:
+                peer.rubbish += 1
+                if peer.rubbish <= _INDULGENCE:
+                    self._fault("collector.line", str(error))
+                continue
+            if message.is_incomplete:
+                self._fault("collector.row", "a row that means nothing")
+            if message.refused is not None:
+                self.roster.refuse(*message.refused)
+            if message.hello is not None:
+                peer.has_greeted = True
+                self.roster.enter(peer, message.hello)
+            # What comes after a good-bye makes it void.
+            peer.said_bye = message.bye or (peer.said_bye and not message.rows)
+            for count, event in message.rows:
+                told += [one for one in self._as_one(peer, event) for _ in range(count)]
+        if told:
+            with self._lock:
+                self._tell(told)
 
-    def _as_one(self, peer: _Peer, event: ev.AnyEvent) -> ev.AnyEvent:
-        """Bound the origins of all processes as those of one are bounded, and add up levels."""
+    def _as_one(self, peer: _Peer, event: ev.AnyEvent) -> Iterator[ev.AnyEvent]:
+        """Bound the names of all processes as those of one are bounded; levels are added up."""
         if isinstance(event, ev.Faulted):
-            return event
+            yield ev.Faulted(self._place(event.where))
+            return
         own = event.origin
         state, _ = self._origins.find(own)
-        event = event._replace(origin=state.origin)
-        if isinstance(event, ev.AskedFor | ev.Held) and event.path:
+        if state.origin != own:
+            event = event._replace(origin=state.origin)
+        if isinstance(event, ev.Levels):
+            with self._lock:
+                self._levels.put(peer, own, event)
+        elif isinstance(event, ev.AskedFor | ev.Held) and event.path:
             site = self._sites.known(CallSite(event.path, event.function, event.line))
-            return event._replace(**site._asdict())
-        if not isinstance(event, ev.Levels):
-            return event
-        peer.levels[own] = event
-        return self._sum(state.origin)
+            yield event._replace(**site._asdict())
+        else:
+            yield event
 
-    def _sum(self, origin: ev.Origin) -> ev.Levels:
-        peers = [key.data for key in self._selector.get_map().values() if key.data is not None]
-        told = [
-            levels for peer in peers for levels in peer.levels.values() if levels.origin == origin
-        ]
-        sums = {name: sum(getattr(levels, name) for levels in told) for name in _LEVELS}
-        oldest = max((levels.oldest_age for levels in told), default=0.0)
-        return ev.Levels(origin, **sums, oldest_age=oldest)
+    def _place(self, where: str) -> str:
+        if where not in self._places and len(self._places) >= _PLACES:
+            return _ELSEWHERE
+        self._places.add(where)
+        return where
+
+    def _tell(self, told: Sequence[ev.AnyEvent]) -> None:
+        for observer in self._observers if told else ():
+            try:
+                observer.tell(told)
+            except Exception as error:  # noqa: BLE001 - the others are told, and the next time it is
+                self._fault(f"observer.{type(observer).__name__}", spelled(error))
+                self._levels.tell_again()
+
+    def _fault(self, where: str, what: str) -> None:
+        with self._lock:
+            self._faults.append(ev.Faulted(where))
+        self._say(where, "poolscope: a fault of its own in %s (%s).", where, what)
+
+    def _say(self, where: str, sentence: str, *what: object) -> None:
+        if where not in self._said:
+            self._said.add(where)
+            say(sentence, *what)
 
 
-def _attached(hello: dict[str, Any]) -> Attached:
-    """Read who says hello."""
-    return Attached(int(hello["pid"]), str(hello.get("python")), str(hello.get("program")))
+def _is_a_strangers(connection: socket.socket) -> bool:
+    """Tell whether the process at the other end is another user's: those have no business here."""
+    if not hasattr(socket, "SO_PEERCRED"):  # then the directory's mode has to do
+        return False
+    size = struct.calcsize("3i")
+    _, user, _ = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    )
+    return user not in (0, os.geteuid())

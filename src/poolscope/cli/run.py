@@ -6,33 +6,24 @@ import contextlib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from prometheus_client import CollectorRegistry
 
 from poolscope import config
-from poolscope.backends import prometheus
-from poolscope.cli import live
+from poolscope.cli.account import Account
 from poolscope.cli.export import Export
 from poolscope.cli.export import endpoint as otlp_endpoint
 from poolscope.cli.report import print_report
 from poolscope.cli.serve import Endpoint
 from poolscope.cli.supervise import CannotStartError, Command, end_like, execute
-from poolscope.collector import Collector
-from poolscope.observers import Observer
-from poolscope.readings import Readings
 from poolscope.relay import SOCKET
 from poolscope.summary import summarize
 
 BOOTSTRAP = Path(__file__).parent.parent / "bootstrap"
 
 _NOT_FOUND = 127  # the shell's own exit status
-_LONGEST_BASE = 60  # bytes; a Unix socket's path has to fit into about 100
 
 
 @dataclass(frozen=True)
@@ -46,40 +37,6 @@ class Options:
     held_after: str | None
     report: bool
     json: bool
-
-
-class Account:
-    """What is needed to hear the command's processes, in a private directory.
-
-    Raises ``OSError`` if there is no place for it.
-    """
-
-    def __init__(self, max_origins: int, export: Export | None) -> None:
-        self.registry = CollectorRegistry()
-        self.readings = Readings()
-        base = tempfile.gettempdir()
-        if len(os.fsencode(base)) > _LONGEST_BASE:
-            base = "/tmp"  # noqa: S108 - mkdtemp makes it private
-        self._directory = tempfile.mkdtemp(prefix="poolscope-", dir=base)
-        self.path = f"{self._directory}/collector"
-        observers: list[Observer] = [prometheus.observer(self.registry, _nothing), self.readings]
-        self._export = export
-        if export is not None:
-            observers.append(export.observer)
-        self.collector = Collector(self.path, observers, max_origins)
-        self.collector.start()
-
-    def state(self, program: str) -> dict[str, Any]:
-        """Return what the live page shows of a program."""
-        return live.state(program, self.readings, self.registry, self.collector)
-
-    def close(self) -> None:
-        """Read what is left to be read, and clean up."""
-        self.collector.finish()
-        self.readings.stop()
-        if self._export is not None:
-            self._export.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str], options: Options) -> int:
@@ -122,13 +79,15 @@ def _supervise(
     try:
         status = command.run(program, argv, environ)
     finally:
-        if account is not None:
-            account.close()
-    # From here on nothing may replace the command's own end.
-    with contextlib.suppress(OSError, KeyboardInterrupt):
-        if endpoint is not None:
-            endpoint.close()
-        if account is not None:
+        # Nothing of ours may replace the command's own end, and nothing stays behind.
+        for one in (account, endpoint):
+            if one is not None:
+                with contextlib.suppress(Exception):
+                    one.close()
+        with contextlib.suppress(KeyboardInterrupt):
+            command.release_signals()
+    if account is not None:
+        with contextlib.suppress(OSError, KeyboardInterrupt):
             _report(account, options)
     return end_like(status)
 
@@ -176,30 +135,23 @@ def _open_endpoint(options: Options, account: Account, program: str) -> Endpoint
 
 
 def _report(account: Account, options: Options) -> None:
-    collector = account.collector
-    for executable, why in sorted(set(collector.refused)):
+    roster, incomplete = account.collector.roster, account.incomplete
+    for sentence in incomplete:
         hint = ""
-        if why.startswith("ModuleNotFoundError"):
+        if "ModuleNotFoundError" in sentence:
+            executable = sentence.removeprefix("not attached to ").partition(": ")[0]
             hint = f"; install it there as well: {executable} -m pip install poolscope"
-        _say(f"not attached to {executable}: {why}{hint}")
-    if not collector.attached and not collector.refused:
+        _say(f"{sentence}{hint}.")
+    if not roster.attached and not roster.refused:
         _say(
             "no Python process of the command could be attached. python -I, -E and -S can't be, "
             "nor what runs as another user or clears its environment."
         )
         if not options.json:
             return
-    if collector.silent:
-        _say(
-            f"{len(collector.silent)} of {collector.attached} Python processes ended without a "
-            "good-bye (killed, os._exit, exec): what they counted last may be missing."
-        )
     if options.report:
-        print_report(summarize(account.readings), sys.stderr, as_json=options.json)
-
-
-def _nothing() -> None:
-    """Stand for a drain: what comes has been drained already."""
+        summary = summarize(account.readings) | {"incomplete": incomplete}
+        print_report(summary, sys.stderr, as_json=options.json)
 
 
 def _say(what: str) -> None:

@@ -62,9 +62,10 @@ def _start(how: Callable[[str, list[str]], int], program: str, argv: Sequence[st
 
 
 class Command:
-    """A command to be run in our place; from its making on signals wait for :meth:`run`.
+    """A command to be run in our place; from its making on signals wait for it.
 
-    Make it before any thread, so that all threads leave the signals to it.
+    Until :meth:`release_signals` they are the command's. Make it before any
+    thread, so that all threads leave the signals to it.
     """
 
     def __init__(self) -> None:
@@ -83,14 +84,16 @@ class Command:
 
         Raises :exc:`CannotStartError`.
         """
-        try:
-            child = _start(partial(self._spawn, dict(environ)), program, argv)
-            self._let_go_of_pipes()
-            while (status := self._status(child)) is None:
-                self._pass_on(child)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        child = _start(partial(self._spawn, dict(environ)), program, argv)
+        self._let_go_of_pipes()
+        _raise_limit()
+        while (status := self._status(child)) is None:
+            self._pass_on(child)
         return status
+
+    def release_signals(self) -> None:
+        """Let signals through to us again: what waits is ours now."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def _spawn(self, environ: dict[str, str], path: str, arguments: list[str]) -> int:
         return os.posix_spawn(
@@ -134,6 +137,16 @@ class Command:
                 os.kill(os.getpid(), signal.SIGSTOP)
                 continue
             return status
+
+
+def _raise_limit() -> None:
+    """Let us have as many descriptors as we may: each process of the command takes one.
+
+    After the start of the command, which inherits the limit.
+    """
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):  # macOS has a limit below "unlimited"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _is_closed(number: int) -> bool:
