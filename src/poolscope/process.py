@@ -15,6 +15,7 @@ from typing import Any
 from poolscope import aside
 from poolscope.clients import CLIENTS, ClientRow
 from poolscope.config import Settings
+from poolscope.departures import Departures
 from poolscope.endings import Ending
 from poolscope.forks import Forks
 from poolscope.observers import Observer
@@ -53,6 +54,8 @@ class Process:
             self._before_fork, self._after_in_parent, self._after_in_child, self.scope.faults
         )
         self._ending = Ending(self._exit, self.scope.faults)
+        self._departures = Departures(self._leave, self._stay)
+        self._left: tuple[Observer, ...] = ()
 
     def attach(self, observers: Iterable[Observer]) -> None:
         """Put the hooks in, and tell the observers that are not told yet."""
@@ -60,6 +63,7 @@ class Process:
         self._known.update(dict.fromkeys(heard))
         self.scope.introduce(heard)
         self.attached = True
+        self._departures.watch()
         for row in CLIENTS:
             if row.first in sys.modules:
                 with self._shield(f"attach.{row.package}"):
@@ -110,6 +114,7 @@ class Process:
         self._watched.clear()
         for patcher in self.patchers.values():
             patcher.detach()
+        self._departures.unwatch()
         self.pulse.stop()
         self.scope.dismiss()
 
@@ -170,6 +175,13 @@ class Process:
     def _exit(self) -> None:
         if self.attached and not self.pulse.end(_PATIENCE):
             self.scope.finish()
+
+    def _leave(self) -> None:
+        self._left = tuple(self.scope.observers)
+        self.scope.finish()
+
+    def _stay(self) -> None:
+        self.scope.introduce(self._left)
 
 
 def _is_alone() -> bool:

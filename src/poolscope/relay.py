@@ -18,6 +18,8 @@ from poolscope.observers import Observer
 #: The variable that names the collector's Unix socket.
 SOCKET = "POOLSCOPE_RUN_SOCKET"
 
+_attached_to = ""
+
 # The command must not notice our descriptor among its own, which are given out from 0 on.
 _LOWEST_DESCRIPTOR = 512
 _BUFFER = 1 << 20  # bytes that the kernel may keep for a collector that is busy
@@ -203,6 +205,10 @@ def _moved_up(first: socket.socket) -> socket.socket:
 
 def attach(path: str) -> None:
     """Attach this process to the collector at ``path``."""
+    global _attached_to  # noqa: PLW0603 - there are two ways in, and one of them is enough
+    if _attached_to == path:
+        return
+    _attached_to = path
     import poolscope  # noqa: PLC0415 - the verbs sit on top of this module
 
     relay = Relay(path)
