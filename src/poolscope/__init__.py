@@ -64,15 +64,11 @@ def instrument(
         call_sites=call_sites,
         held_after=held_after,
     )
-    from poolscope.shield import say, spelled  # noqa: PLC0415 - as above
+    from poolscope.process import Process  # noqa: PLC0415 - as above
+    from poolscope.shield import say  # noqa: PLC0415 - as above
 
     if why := _unsupported():
         say("poolscope: it does not attach: %s.", why)
-        return
-    try:
-        from poolscope.process import Process  # noqa: PLC0415 - needs wrapt
-    except Exception as error:  # noqa: BLE001 - wrapt may be mocked or broken
-        say("poolscope: it does not attach, as wrapt can't be used (%s).", spelled(error))
         return
     with _lock:
         heard = _installed() if observers is None else _resolve(observers)

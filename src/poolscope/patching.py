@@ -9,8 +9,7 @@ from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import FunctionType
 from typing import Any
 
-import wrapt
-
+from poolscope import importing
 from poolscope.shield import is_the_hosts, spelled
 
 #: A hook that faults this often goes dormant.
@@ -137,6 +136,8 @@ class Patch:
         """Return what stands in the host's place; it calls the host exactly once."""
         if self._has_params(wrapped):
             return functools.wraps(wrapped)(self._hooked(wrapped))
+        import wrapt  # noqa: PLC0415 - it imports much, and who calls nobody does without
+
         before = self._before_any if self.hook.params else self.hook.before
 
         def call(bound: Any, instance: Any, args: Any, kwargs: Any) -> Any:
@@ -255,13 +256,13 @@ def has_a_copys_hook(function: Any) -> bool:
 def when_imported(module: str, act: Callable[[], None], faults: Any) -> None:
     """Call ``act`` once ``module`` is imported; its faults don't fail the host's import.
 
-    wrapt can't forget a post-import hook, so ``act`` must know when it is not wanted any more.
+    It can't be called off, so ``act`` must know when it is not wanted any more.
     """
 
-    def shielded(_module: Any) -> None:
+    def shielded() -> None:
         try:
             act()
         except Exception as error:  # noqa: BLE001 - our faults stay ours
             faults.append((f"import of {module}", spelled(error)))
 
-    wrapt.register_post_import_hook(shielded, module)
+    importing.when_imported(module, shielded)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import socket
 import sys
 from collections import deque
@@ -136,7 +135,7 @@ class Relay(Observer):
         made.sendall(self._greeting(), getattr(socket, "MSG_NOSIGNAL", 0))
 
     def _greeting(self) -> bytes:
-        python = platform.python_version()
+        python = sys.version.partition(" ")[0]
         return wire.greeting(wire.Hello(self._token, os.getpid(), python, _program()))
 
     def _is_ours(self) -> bool:
