@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import sys
 import threading
+from collections import Counter
 
 import pytest
 import urllib3
@@ -13,9 +15,7 @@ import urllib3
 import poolscope
 from peers import HOST, keep_alive
 from poolscope import events as ev
-from poolscope import relay
-from poolscope.collector import Collector
-from poolscope.observers import Observer
+from poolscope import relay, wire
 
 
 @pytest.fixture
@@ -26,34 +26,6 @@ def collector(tmp_path):
         listener.bind(path)
         listener.listen(1)
         yield listener, path
-
-
-def test_an_observer_that_fails_does_not_end_the_account(tmp_path, caplog):
-    told = []
-
-    class Broken(Observer):
-        def tell(self, events):
-            raise ZeroDivisionError
-
-    class Sound(Observer):
-        def tell(self, events):
-            told.extend(events)
-
-    path = str(tmp_path / "collector")
-    account = Collector(path, [Broken(), Sound()], 100)
-    account.start()
-    opened = ev.Opened(ev.Origin("api", "443", "https", "urllib3"), "first")
-    for _ in range(2):
-        link = relay.Relay(path)
-        link.hello()
-        link.tell([opened])
-        link.ended()
-    account.finish()
-    assert told.count(opened) == 2
-    assert told.count(ev.Faulted("observer.Broken")) == 1
-    assert [record.getMessage() for record in caplog.records] == [
-        "poolscope: a fault of its own in observer.Broken (ZeroDivisionError())."
-    ]
 
 
 def play(server, times=3):
@@ -95,11 +67,11 @@ def test_a_collector_that_reads_nothing_keeps_no_request_waiting(serve, collecto
     stuck, go_on = threading.Event(), threading.Event()
 
     class Slow(relay.Relay):
-        def _write(self, message):
-            if "events" in message:
+        def tell(self, events):
+            if events:
                 stuck.set()
                 go_on.wait()
-            super()._write(message)
+            super().tell(events)
 
     monkeypatch.setattr(relay, "Relay", Slow)
     relay.attach(path)
@@ -117,38 +89,158 @@ def test_a_collector_that_reads_nothing_keeps_no_request_waiting(serve, collecto
         thread.join()
 
 
-def test_a_full_socket_is_given_up_after_its_time(scope, serve, collector, monkeypatch):
-    monkeypatch.setattr(relay, "_TIMEOUT", 0.05)
-    server = serve(keep_alive)
+ORIGIN = ev.Origin("api", "443", "https", "urllib3")
+
+
+def lines_of(connection):
+    """Return what is read until the other side hangs up."""
+    with contextlib.closing(connection), connection.makefile("rb") as file:
+        return [wire.read(line) for line in file]
+
+
+def summed(messages):
+    """Add up the rows that say how often something happened."""
+    found = Counter()
+    for message in messages:
+        for count, event in message.rows:
+            found[event] += count
+    return found
+
+
+def stuff(link):
+    """Tell things until the socket takes no more; return how often each was told."""
+    told = Counter()
+    while not link._has_more():
+        event = ev.Opened(ORIGIN._replace(address="x" * 5000 + str(len(told))), "first")
+        link.tell([event])
+        told[event] += 1
+    return told
+
+
+def test_what_a_full_socket_does_not_take_is_added_up_and_sent_later(collector):
     listener, path = collector
-    relay.attach(path)
-    mine = next(one for one in poolscope._process.scope.observers if isinstance(one, relay.Relay))
-    with contextlib.closing(listener.accept()[0]):
-        while not mine._gone:
-            mine._send({"events": ["x" * 100_000]})
-        assert mine._socket is None
-        play(server)
-    scope.of(server).agrees_with(server)
+    link = relay.Relay(path)
+    link.hello()
+    connection, _ = listener.accept()
+    told = stuff(link)
+    opened = ev.Opened(ORIGIN, "first")
+    for _ in range(25_000):
+        link.tell([opened])
+    told[opened] += 25_000
+    rows = list(link._backlog.rows())
+    assert sum(count for count, _ in rows) >= 25_000 - 1
+    assert len(rows) <= 5  # whatever their number
+    got = []
+    thread = threading.Thread(target=lambda: got.extend(lines_of(connection)))
+    thread.start()
+    while link._has_more():
+        link.tell([])
+    link.ended()
+    thread.join()
+    assert summed(got) == told
+    assert got[0].hello is not None
+    assert [message.bye for message in got].index(True) == len(got) - 1
 
 
-@pytest.mark.parametrize("step", ["_write", "_connect", "_is_ours"])
-@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError])
-def test_a_fault_of_the_relay_costs_nobody_else(scope, serve, collector, monkeypatch, step, error):
+def test_who_cannot_be_heard_at_its_end_leaves_a_file(collector, tmp_path):
+    """It has the line whole of which the socket has half."""
+    listener, path = collector
+    link = relay.Relay(path)
+    link.hello()
+    connection, _ = listener.accept()
+    told = stuff(link)
+    link.ended()
+    assert link._socket is None
+    with contextlib.closing(connection), connection.makefile("rb") as file:
+        sent = [wire.read(line) for line in file if line.endswith(b"\n")]
+    [left] = tmp_path.glob("collector.*")
+    rest = [wire.read(line) for line in left.read_bytes().splitlines()]
+    assert summed([*sent, *rest]) == told
+    assert rest[0].hello == sent[0].hello
+    assert rest[-1].bye
+    assert left.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_process_that_finds_a_full_queue_is_heard_later(tmp_path):
+    path = str(tmp_path / "collector")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        links = [relay.Relay(path) for _ in range(8)]
+        for link in links:
+            link.hello()
+        waiting = [link for link in links if link._socket is None]
+        assert waiting
+        opened = ev.Opened(ORIGIN, "first")
+        for link in waiting:
+            link.tell([opened])
+        heard = []
+        while links:
+            heard.append(listener.accept()[0])
+            for link in links:
+                link.tell([])
+            for link in [link for link in links if link._socket is not None]:
+                links.remove(link)
+                link.ended()
+        heard += [listener.accept()[0] for _ in range(8 - len(heard))]
+        messages = [message for connection in heard for message in lines_of(connection)]
+    assert summed(messages) == {opened: len(waiting)}
+    assert len({message.hello.token for message in messages if message.hello}) == 8
+    assert list(tmp_path.glob("collector.*")) == []
+
+
+def test_a_full_disk_leaves_an_empty_file(collector, tmp_path, monkeypatch):
+    listener, path = collector
+    link = relay.Relay(path)
+    link.hello()
+    connection, _ = listener.accept()
+    stuff(link)
+    monkeypatch.setattr(relay, "open", lambda *_args: io.FileIO("/dev/full", "wb"), raising=False)
+    link.ended()
+    connection.close()
+    [left] = tmp_path.glob("collector.*")
+    assert left.read_bytes() == b""
+
+
+def test_a_child_says_nothing_of_what_its_parent_has_to_say(collector):
+    listener, path = collector
+    link = relay.Relay(path)
+    link.hello()
+    connection, _ = listener.accept()
+    stuff(link)
+    link.forked()
+    assert not link._has_more()
+    link.ended()
+    listener.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+    connection.close()
+
+
+def test_two_ways_in_attach_once(collector):
+    _, path = collector
+    with contextlib.ExitStack() as stack:
+        stack.callback(poolscope.uninstrument)
+        for _ in range(2):
+            relay.attach(path)
+        heard = poolscope._process.scope.observers
+        assert sum(isinstance(one, relay.Relay) for one in heard) == 1
+
+
+@pytest.mark.parametrize("step", ["_spell", "_connect", "_is_ours"])
+def test_a_fault_of_the_relay_costs_the_host_nothing(scope, serve, collector, monkeypatch, step):
     def broken(*_args):
-        raise error
+        raise ZeroDivisionError
 
     server = serve(keep_alive)
     _, path = collector
     relay.attach(path)
     monkeypatch.setattr(relay.Relay, step, broken)
-    if step == "_connect":
-        monkeypatch.setattr(relay.Relay, "_is_ours", lambda _self: False)
     play(server)
+    monkeypatch.undo()
     scope.of(server).agrees_with(server)
-    poolscope.uninstrument()
-    scope.attach()
     scope.faults = poolscope.snapshot()["faults"]
-    assert set(scope.faults) == {"observer.Relay"}
+    assert scope.faults.keys() <= {"observer.Relay"}
 
 
 @pytest.mark.parametrize(

@@ -201,10 +201,24 @@ def test_what_is_too_little_to_judge_is_shown_in_numbers(line):
 def test_faults_of_poolscope_itself_are_told():
     faults = [ev.Faulted("urllib3.connectionpool.close")] * 2
     assert text_of(scripted.healthy(), faults) == (
-        "poolscope: 1,200 requests to 1 upstream over 3 re-used connections: nothing to fix.\n"
+        "poolscope: 1,200 requests to 1 upstream over 3 re-used connections: no finding, but not "
+        "everything\nwas counted.\n"
         "poolscope itself had 2 faults, in urllib3.connectionpool.close: the program was not "
         "disturbed, but\nnumbers may be missing. Please report it.\n"
     )
+
+
+def test_what_is_incomplete_is_not_called_healthy():
+    told = summary(scripted.healthy()) | {"incomplete": ["1 of 2 processes was killed"]}
+    assert render(told, colour=False) == (
+        "poolscope: 1,200 requests to 1 upstream over 3 re-used connections: no finding, but not "
+        "everything\nwas counted.\n"
+    )
+    sick = summary(scripted.healthy(SOCKET), scripted.session_per_call())
+    assert "  Nothing to fix.\n" in render(sick, colour=False)
+    text = render(sick | {"incomplete": ["1 of 2 processes was killed"]}, colour=False)
+    assert "  No finding, but not everything was counted.\n" in text
+    assert "othing to fix" not in text
 
 
 def test_the_same_change_is_told_once_and_of_many_upstreams_the_worst():
@@ -289,7 +303,7 @@ def test_json_has_the_summary_and_the_findings():
     text = stream.getvalue()
     document = json.loads(text)
     assert text.endswith("}\n")
-    assert list(document) == ["seconds", "most_pools_open", "origins", "faults"]
+    assert list(document) == ["seconds", "most_pools_open", "origins", "faults", "incomplete"]
     assert document["faults"] == {"somewhere": 1}
     sick, well = document["origins"]
     assert [finding.pop("id") for finding in sick["findings"]] == ["PoolscopeSessionPerRequest"]

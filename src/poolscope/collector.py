@@ -103,7 +103,9 @@ class Collector:
         """Tell the observers what is open now, before somebody looks at them."""
         with self._lock:
             faults, self._faults = self._faults, []
-            self._tell([*faults, *self._levels.take()])
+            # What there was at most first: together they would be of one moment.
+            self._tell([*faults, *self._levels.take_records()])
+            self._tell(self._levels.take())
 
     def finish(self) -> None:
         """Read what the processes that are gone have left in their sockets, and stop."""

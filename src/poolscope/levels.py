@@ -50,8 +50,12 @@ class AllLevels:
     def take(self) -> list[Levels]:
         """Return the sums that have changed since the last time."""
         changed, self._changed = self._changed, {}
+        return [total.levels() for total in changed.values()]
+
+    def take_records(self) -> list[Levels]:
+        """Return what there was before some of it went, where it was more than ever before."""
         records, self._records = self._records, []
-        return records + [total.levels() for total in changed.values()]
+        return records
 
     def tell_again(self) -> None:
         """Take all sums for changed: somebody has missed them."""

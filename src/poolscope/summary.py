@@ -6,6 +6,7 @@ Durations are in seconds; None stands for "no such thing was seen".
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from poolscope import catalog
@@ -13,8 +14,11 @@ from poolscope.events import Origin
 from poolscope.readings import Distribution, Readings
 
 
-def summarize(readings: Readings) -> dict[str, Any]:
-    """Return ``{"seconds": ..., "origins": [...], "faults": {...}}``, ready for ``json.dumps``."""
+def summarize(readings: Readings, incomplete: Sequence[str] = ()) -> dict[str, Any]:
+    """Return ``{"seconds": ..., "origins": [...], "faults": {...}}``, ready for ``json.dumps``.
+
+    ``incomplete`` are sentences about what may be missing, if anybody knows.
+    """
     origins = [summarize_origin(readings, origin) for origin in readings.origins()]
     pools_open = sum(origin["pool"]["pools_open"] for origin in origins)
     return {
@@ -25,6 +29,7 @@ def summarize(readings: Readings) -> dict[str, Any]:
             values[0]: _whole(number)
             for values, number in readings.numbers.get(catalog.FAULTS, {}).items()
         },
+        "incomplete": list(incomplete),
     }
 
 

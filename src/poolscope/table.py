@@ -23,6 +23,9 @@ _UNIT = re.compile(r"(\d) (ms|s|min|h|days)\b")
 _HARD_SPACE = "\N{NO-BREAK SPACE}"  # textwrap does not break a line there
 _RE_USED = 0.5  # the share of requests from which "connections are re-used" is said
 
+#: What is said instead of "nothing to fix" where something may be missing.
+_INCOMPLETE = "no finding, but not everything was counted"
+
 _LEGEND = (
     "First request, re-used: the time until a response's headers are there, on a new connection "
     "that had to be opened first, and on one that was open already; the gap is what opening "
@@ -38,7 +41,8 @@ def render(summary: dict[str, Any], *, colour: bool, width: int = 100) -> str:
     paint = _Paint(colour)
     # An origin that a scrape knows but that nothing was sent to is no news.
     upstreams = [one for one in worst_first(summary) if one.attempts]
-    lines = list(_lines(upstreams, paint, width))
+    well = _INCOMPLETE if summary["incomplete"] or summary["faults"] else "nothing to fix"
+    lines = list(_lines(upstreams, paint, width, well))
     if summary["faults"]:
         places = ", ".join(f"{words.clean(place)}" for place in sorted(summary["faults"]))
         number = sum(summary["faults"].values())
@@ -50,7 +54,7 @@ def render(summary: dict[str, Any], *, colour: bool, width: int = 100) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lines(upstreams: list[Upstream], paint: _Paint, width: int) -> Iterator[str]:
+def _lines(upstreams: list[Upstream], paint: _Paint, width: int, well: str) -> Iterator[str]:
     if not upstreams:
         yield "poolscope: no outbound HTTP request through urllib3 was seen."
         return
@@ -60,7 +64,7 @@ def _lines(upstreams: list[Upstream], paint: _Paint, width: int) -> Iterator[str
         order = ", worst first" if len(upstreams) > 1 else ""
         yield from _wrapped(f"{_totals(upstreams)}; {verdict} attention{order}.", width)
     else:
-        yield from _wrapped(_all_well(upstreams), width)
+        yield from _wrapped(_all_well(upstreams, well), width)
         for one in upstreams:
             yield from _dead(one.origin, width, f"{words.upstream(one.origin, _NAME)}: ")
         if any(one.is_judged for one in upstreams):
@@ -72,11 +76,11 @@ def _lines(upstreams: list[Upstream], paint: _Paint, width: int) -> Iterator[str
         yield paint.bold(f"{name:<{_NAME}}") + f"{'p50':>8}{'p99':>8}"
         yield from _numbers(one)
         yield from _dead(one.origin, width, "  ")
-        yield from _sentences(one, name, said, paint, width)
+        yield from _sentences(one, name, said, paint, width, well)
     rest = upstreams[SHOWN:]
     if rest:
         unwell = sum(1 for one in rest if one.findings)
-        state = f"{unwell:,} of them with findings" if unwell else "nothing to fix there"
+        state = f"{unwell:,} of them with findings" if unwell else f"{well} there"
         yield ""
         yield from _wrapped(
             f"And {counted(len(rest), 'more upstream')}, {state} (`--json` shows all).", width
@@ -143,12 +147,12 @@ def _times(origin: dict[str, Any]) -> tuple[tuple[str, str, str], ...]:
 
 
 def _sentences(
-    one: Upstream, name: str, said: dict[str, str], paint: _Paint, width: int
+    one: Upstream, name: str, said: dict[str, str], paint: _Paint, width: int, well: str
 ) -> Iterator[str]:
     """Say what is wrong. ``said`` remembers where a change was told, to tell it only once."""
     if not one.findings:
         few = f"Too few requests to judge ({ENOUGH_REQUESTS} are needed)."
-        yield "  Nothing to fix." if one.is_judged else f"  {few}"
+        yield f"  {well.capitalize()}." if one.is_judged else f"  {few}"
     for number, finding in enumerate(one.findings, 1):
         mark = f"{number}. " if len(one.findings) > 1 else "! "
         problem = _wrapped(finding.problem, width, "  " + mark)
@@ -178,14 +182,14 @@ def _totals(upstreams: list[Upstream], kind: str = "connection") -> str:
     )
 
 
-def _all_well(upstreams: list[Upstream]) -> str:
+def _all_well(upstreams: list[Upstream], well: str) -> str:
     requests = sum(one.answered for one in upstreams)
     reused = sum(one.origin["requests"]["reused"] for one in upstreams)
     if not any(one.is_judged for one in upstreams):
         return f"{_totals(upstreams)}: too few to judge (under {ENOUGH_REQUESTS})."
     if reused >= _RE_USED * requests > 0:
-        return f"{_totals(upstreams, 're-used connection')}: nothing to fix."
-    return f"{_totals(upstreams)}, hardly any without need: nothing to fix."
+        return f"{_totals(upstreams, 're-used connection')}: {well}."
+    return f"{_totals(upstreams)}, hardly any without need: {well}."
 
 
 def _wrapped(text: str, width: int, indent: str = "") -> list[str]:

@@ -52,6 +52,7 @@ def document(summary: dict[str, Any]) -> dict[str, Any]:
         "most_pools_open": summary["most_pools_open"],
         "origins": [described(one) for one in worst_first(summary)],
         "faults": summary["faults"],
+        "incomplete": summary["incomplete"],
     }
 
 

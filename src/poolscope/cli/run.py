@@ -150,7 +150,7 @@ def _report(account: Account, options: Options) -> None:
         if not options.json:
             return
     if options.report:
-        summary = summarize(account.readings) | {"incomplete": incomplete}
+        summary = summarize(account.readings, incomplete)
         print_report(summary, sys.stderr, as_json=options.json)
 
 
