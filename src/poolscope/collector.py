@@ -240,6 +240,8 @@ class Collector:
             if message.hello is not None:
                 peer.has_greeted = True
                 self.roster.enter(peer, message.hello)
+            if message.rows:
+                self.roster.heard(peer)
             # What comes after a good-bye makes it void.
             peer.said_bye = message.bye or (peer.said_bye and not message.rows)
             for count, event in message.rows:

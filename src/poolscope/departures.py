@@ -143,9 +143,16 @@ def _aborts() -> bool:
 
 
 def _executes(path: Any, argv: Any, env: Any = None) -> bool:  # noqa: ARG001 - as the function has it
+    if not argv or not isinstance(path, int) and not os.access(path, os.X_OK):
+        return False
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - it may be a descriptor
+        return False
     if isinstance(path, int):
-        return bool(argv)
-    return bool(argv) and stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.X_OK)  # noqa: PTH116 - it may be bytes
+        return True
+    with open(path, "rb") as file:  # noqa: PTH123 - it may be bytes
+        head = file.read(2)
+    # Else it is text that does not name its interpreter, which is the shell's to read.
+    return head == b"#!" or not head.isascii() or not head.decode().isprintable()
 
 
 def _kills(pid: int, signalnum: int, /) -> bool:

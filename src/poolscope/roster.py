@@ -20,6 +20,7 @@ class Roster:
         #: Python processes that could not be attached: their executables, and why.
         self.refused: dict[tuple[str, str], None] = {}
         self._there: dict[Hashable, Hello] = {}
+        self._telling: set[str] = set()
         self._connections: dict[str, int] = {}
         self._left: dict[str, None] = {}
 
@@ -27,6 +28,16 @@ class Roster:
     def there(self) -> tuple[Hello, ...]:
         """Those that are there now; for other threads, too."""
         return tuple({hello.token: hello for hello in list(self._there.values())}.values())
+
+    @property
+    def running(self) -> int:
+        """How many are there that have told of connections, and may tell of more."""
+        return len(self._telling)
+
+    def heard(self, connection: Hashable) -> None:
+        """Take note that a process has told of connections."""
+        if connection in self._there:
+            self._telling.add(self._there[connection].token)
 
     def enter(self, connection: Hashable, hello: Hello) -> None:
         """Take note of who is at the other end of a connection."""
@@ -50,6 +61,7 @@ class Roster:
         if self._connections[hello.token]:
             return  # it has another one
         del self._connections[hello.token]
+        self._telling.discard(hello.token)
         if said_bye:
             return
         self.silent += 1

@@ -55,10 +55,10 @@ class Account:
                 "(killed, or by a signal that they do not handle): what they counted last may be "
                 "missing"
             )
-        if running := len(roster.there):
+        if roster.running:
             said.append(
-                f"{running} of {roster.attached} Python processes still run: what they count from "
-                "now on is missing"
+                f"{roster.running} of {roster.attached} Python processes still run: what they "
+                "count from now on is missing"
             )
         return sorted(said)
 
