@@ -265,10 +265,10 @@ def test_who_leaves_without_a_good_bye_is_counted(serve, script):
     server = serve(keep_alive)
     path = script(
         """
-        import os, sys
+        import os, subprocess, sys
         import requests
         requests.get(sys.argv[1])
-        os._exit(0)
+        subprocess.run(["kill", str(os.getpid())])
         """
     )
     result = run(PYTHON, path, server.url)

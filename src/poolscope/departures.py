@@ -143,7 +143,7 @@ def _aborts() -> bool:
 
 
 def _executes(path: Any, argv: Any, env: Any = None) -> bool:  # noqa: ARG001 - as the function has it
-    if not argv or not isinstance(path, int) and not os.access(path, os.X_OK):
+    if not argv or (not isinstance(path, int) and not os.access(path, os.X_OK)):
         return False
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - it may be a descriptor
         return False
