@@ -62,7 +62,11 @@ def own_counts(server):
 class Running:
     """A command under ``poolscope run`` that goes on while the test looks at it."""
 
-    def __init__(self, *command, options=(), **popen):
+    def __init__(self, *command, options=(), limit=lambda: None, **popen):
+        def prepare():
+            os.setpgrp()
+            limit()
+
         self.process = subprocess.Popen(
             [*CLI, "run", "--port", "0", "--json", *options, "--", *map(str, command)],
             stdin=subprocess.PIPE,
@@ -71,7 +75,7 @@ class Running:
             text=True,
             # A group of its own, with a parent outside: the kernel discards stop signals for
             # groups that are orphaned, as a CI job's may be.
-            preexec_fn=os.setpgrp,  # noqa: PLW1509 - one system call; process_group is 3.11's
+            preexec_fn=prepare,  # noqa: PLW1509 - system calls; process_group is 3.11's
             **popen,
         )
         line = self.process.stderr.readline()

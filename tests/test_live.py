@@ -11,7 +11,6 @@ import sys
 import textwrap
 import urllib.error
 import urllib.request
-from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 import pytest
@@ -277,28 +276,6 @@ def test_other_addresses_are_not_found(page):
             assert (answer.status, answer.read()) == (200, b"")
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(service.url.replace("metrics", "other"))
-
-
-def status_of(port, host):
-    connection = HTTPConnection(HOST, port)
-    connection.request("GET", "/state", headers={"Host": f"{host}:9464"})
-    try:
-        return connection.getresponse().status
-    finally:
-        connection.close()
-
-
-def test_a_name_that_leads_here_all_of_a_sudden_is_refused(page):
-    """A page from elsewhere must not read this one; a person who asks for the machine may."""
-    port = urlsplit(page[1].url).port
-    hosts = {"evil.example": 403, "localhost": 200, "app.localhost": 200, "[::1]": 200, "": 403}
-    assert {host: status_of(port, host) for host in hosts} == hosts
-
-
-def test_who_opens_it_up_may_call_it_by_any_name():
-    with Running(sys.executable, "-c", "input()", options=("--host", "0.0.0.0")) as service:
-        port = urlsplit(service.url).port
-        assert [status_of(port, host) for host in ("shop.example", "localhost")] == [200, 200]
 
 
 def test_clients_that_hang_up_leave_standard_error_alone(page):

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 import scripted
-from poolscope import catalog, scrape
+from poolscope import catalog, fetching, scrape
 from poolscope import events as ev
 from poolscope.backends import prometheus
 from poolscope.cli import report
@@ -199,7 +199,7 @@ def test_other_pages_are_not_metrics_either(address, path):
     "url",
     [
         "", "foo bar", "http://", ":9464", "localhost:99999", "localhost:port", "http://[::1",
-        "ftp://example.com/metrics", "file:///etc/passwd", "http://a\nb/", "me:secret@localhost",
+        "ftp://example.com/metrics", "file:///etc/passwd", "http://a\nb/",
         "http://localhost/münchen",
     ],
 )  # fmt: skip
@@ -210,6 +210,22 @@ def test_what_is_no_url_is_refused(url):
         f"{url!r} is not the URL of a metrics page; give one such as "
         "http://localhost:9464/metrics or host:port."
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("me:secret@localhost", "...@localhost"),
+        ("http://me:se/cr?et#@localhost:1/x", "http://...@localhost:1/x"),
+        ("ftp://host/metrics?token=secret", "ftp://host/metrics?..."),
+        ("ftp://host/#secret", "ftp://host/?..."),
+        ("ftp://" + "a" * 500, "ftp://" + "a" * 191 + "..."),
+    ],
+)
+def test_no_secret_of_a_url_is_shown(url, shown):
+    with pytest.raises(scrape.ScrapeError) as caught:
+        scrape.fetch(url)
+    assert str(caught.value).startswith(f"{shown!r} is not the URL of a metrics page; ")
 
 
 def test_nobody_there():
@@ -224,7 +240,7 @@ def test_nobody_there():
 
 
 def test_nobody_answers(silent):
-    with pytest.raises(scrape.ScrapeError, match=r"can't be read \(no answer within 0.1 s\)"):
+    with pytest.raises(scrape.ScrapeError, match=r"can't be read \(no full answer within 0.1 s\)"):
         scrape.fetch(silent, timeout=0.1)
 
 
@@ -275,6 +291,6 @@ poolscope_pools_opened_created{{server_address="a",poolscope_client="urllib3"}} 
 poolscope_connections_opened_created{{server_address="a",poolscope_client="urllib3"}} {noon + 5}
 process_created 1
 """
-    page = scrape.Page(text, scrape._timestamp(date))
+    page = scrape.Page(text, fetching._timestamp(date))
     monkeypatch.setattr(scrape, "get", lambda _url, _timeout: page)
     assert scrape.fetch("http://service/metrics").seconds == seconds

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 _YES = ("1", "true", "yes", "on")
+_HOST = re.compile(r"\*|\.?[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*\.?")
 _NO = ("", "0", "false", "no", "off")
 
 
@@ -52,6 +54,27 @@ def settings(environ: Mapping[str, str] = os.environ, **keywords: object) -> Set
         if value is not None:
             found[one.name] = _READ[one.name](name, value)
     return Settings(**found)
+
+
+def allowed_hosts(
+    option: Sequence[str] | None, environ: Mapping[str, str] = os.environ
+) -> tuple[str, ...]:
+    """Return the names that an endpoint may be asked for besides its own.
+
+    ``POOLSCOPE_ALLOW_HOST`` holds them with commas between; the option beats it. ``.name`` stands
+    for all names below one, ``*`` for any. Raises :exc:`ConfigError` for what is no name.
+    """
+    source, given = "--allow-host", list(option or ())
+    if option is None:
+        source = "POOLSCOPE_ALLOW_HOST"
+        given = [name.strip() for name in environ.get(source, "").split(",") if name.strip()]
+    for name in given:
+        if _HOST.fullmatch(name) is None:
+            raise ConfigError(
+                f"{source} must be a host's name without a port (.name: all below it; *: any), "
+                f"not {name!r}."
+            )
+    return tuple(given)
 
 
 def _count(name: str, value: object) -> int:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import http.client
-import ipaddress
 import math
-import urllib.error
-import urllib.request
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from functools import partial
+from typing import Any
 
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from poolscope import catalog
 from poolscope.catalog import Metric
+from poolscope.fetching import NotFoundError, Page, ScrapeError, complete, get, within
+from poolscope.fetching import without_secrets as shown
 from poolscope.readings import Readings
+
+__all__ = ["NotFoundError", "Page", "ScrapeError", "fetch", "read", "readings_of"]
 
 _openmetrics: Any = openmetrics  # untyped in prometheus-client 0.16
 
@@ -28,26 +27,15 @@ _BUCKETS = {f"{m.prometheus_name}_bucket": m for m in catalog.CATALOG if m.kind 
 _CREATED = {f"{m.prometheus_name.removesuffix('_total')}_created" for m in catalog.CATALOG}
 _SUMS = {f"{m.prometheus_name}_sum": m for m in catalog.CATALOG if m.kind == "histogram"}
 
-_LIMIT = 64 * 1024 * 1024  # bytes; no metrics page is that long, but an endless answer is
-_NOT_FOUND = 404
-_EXAMPLE = "http://localhost:9464/metrics"
+#: What a page may say: beyond, it is no number of ours, and sums would not be numbers at all.
+_MOST, _LEAST = 1e15, 1e-9
+_LONGEST = 1000  # characters of a label's value
+_LINE = "code_line_number"
+_DIGITS = 9
+#: Upstreams in one report. Each is held against all others, so a million would take for ever.
+_ORIGINS = 10_000
 
 _Key = tuple[Metric, tuple[str, ...]]
-
-
-class Page(NamedTuple):
-    """What a server answers, and when by its own clock (0.0 if it does not say)."""
-
-    text: str
-    date: float
-
-
-class ScrapeError(ValueError):
-    """There are no readings to be had; the message is one sentence that says what to do."""
-
-
-class NotFoundError(ScrapeError):
-    """A server answers, but has nothing at that path."""
 
 
 def read(text: str) -> Readings:
@@ -59,13 +47,17 @@ def read(text: str) -> Readings:
     return readings_of(_families(text))
 
 
-def fetch(url: str, timeout: float = 5.0) -> Readings:
-    """Get a service's metrics page and parse it; waits ``timeout`` seconds for each answer.
+def fetch(url: str, timeout: float = 10.0) -> Readings:
+    """Get a service's metrics page and parse it, in ``timeout`` seconds altogether.
 
     ``url`` may be short: ``host:port`` stands for ``http://host:port/metrics``. Raises
     :exc:`ScrapeError`.
     """
     url = complete(url)
+    return within(timeout, url, partial(_fetch, url, timeout))
+
+
+def _fetch(url: str, timeout: float) -> Readings:
     page = get(url, timeout)
     try:
         families = _families(page.text)
@@ -73,24 +65,34 @@ def fetch(url: str, timeout: float = 5.0) -> Readings:
         families = []
     if not families:
         raise ScrapeError(
-            f"{url} answers, but not with Prometheus metrics; check the port and the path, which "
-            "is /metrics in most services."
+            f"{shown(url)} answers, but not with Prometheus metrics; check the port and the path, "
+            "which is /metrics in most services."
         )
     readings = readings_of(families)
     if not readings.numbers and not readings.distributions:
         raise ScrapeError(
-            f"{url} shows metrics, but none of poolscope: either the service does not call "
+            f"{shown(url)} shows metrics, but none of poolscope: either the service does not call "
             "poolscope.instrument() (or was not started by `poolscope run`), or it has not made "
             "an HTTP request through urllib3 yet."
         )
     readings.seconds = _age(families, page.date)
+    return check(readings, url)
+
+
+def check(readings: Readings, url: str) -> Readings:
+    """Return readings that a report can be made of. Raises :exc:`ScrapeError`."""
+    if len(readings.origins()) > _ORIGINS:
+        raise ScrapeError(
+            f"{shown(url)} shows more than {_ORIGINS:,} upstreams, which is more than one report "
+            "can say anything of; ask for fewer."
+        )
     return readings
 
 
 def _age(families: Iterable[Any], date: float) -> float | None:
     """Return for how many seconds a service has counted, if its page says since when."""
     samples = (sample for family in families for sample in family.samples)
-    since = min((float(one.value) for one in samples if one.name in _CREATED), default=0.0)
+    since = min((_number(one.value) for one in samples if one.name in _CREATED), default=0.0)
     return date - since if 0 < since < date else None
 
 
@@ -109,20 +111,23 @@ def _families(text: str) -> list[Any]:
 
 
 def readings_of(families: Iterable[Any]) -> Readings:
-    """Return what families of samples say; those that are not poolscope's are passed over."""
+    """Return what families of samples say; those that are not poolscope's are passed over.
+
+    So is a value that nothing of poolscope's can have: below 0, beyond all counting, no number.
+    """
     readings = Readings()
     # Buckets are cumulative, so each series has to be taken apart before it can be added.
     buckets: dict[tuple[_Key, frozenset[tuple[str, str]]], dict[float, float]] = defaultdict(dict)
     for sample in (sample for family in families for sample in family.samples):
-        name, labels, value = sample.name, dict(sample.labels), float(sample.value)
-        if not math.isfinite(value):
+        name, labels, value = sample.name, dict(sample.labels), _number(sample.value)
+        if value and not _LEAST <= value <= _MOST:  # NaN is neither
             continue
         if name in _NUMBERS and (key := _key(_NUMBERS[name], labels)):
             _put(readings, key, value)
         elif name in _SUMS and (key := _key(_SUMS[name], labels)):
             readings.distribution_at(*key).sum += value
         elif name in _BUCKETS and (key := _key(_BUCKETS[name], labels)):
-            bound = float(labels.pop("le", "nan"))
+            bound = _number(labels.pop("le", "nan"))
             buckets[key, frozenset(labels.items())][bound] = value
     for (key, _), cumulative in buckets.items():
         _put_buckets(readings, key, cumulative)
@@ -136,7 +141,21 @@ def _key(metric: Metric, labels: dict[str, str]) -> _Key | None:
     """
     if metric.common and not labels.get("poolscope_client"):
         return None
-    return metric, tuple(labels.get(label, "") for label in metric.labels)
+    return metric, tuple(_label(name, labels.get(name, "")) for name in metric.labels)
+
+
+def _label(name: str, value: str) -> str:
+    if name == _LINE and value:  # which is read as a number
+        return value if value.isascii() and value.isdigit() and len(value) <= _DIGITS else "0"
+    return value[:_LONGEST]
+
+
+def _number(spelled: Any) -> float:
+    """Return what a page says as a number; NaN if it is none."""
+    try:
+        return float(spelled)
+    except (ValueError, TypeError, OverflowError):
+        return math.nan
 
 
 def _put(readings: Readings, key: _Key, value: float) -> None:
@@ -155,90 +174,3 @@ def _put_buckets(readings: Readings, key: _Key, cumulative: dict[float, float]) 
         # Where somebody configured other buckets, samples go to the one that holds their bound.
         counts[bisect_left(metric.bounds, bound)] += max(0.0, cumulative[bound] - below)
         below = max(below, cumulative[bound])
-
-
-# ---- getting
-
-
-def complete(url: str, path: str = "/metrics") -> str:
-    """Return the whole URL that a short one stands for. Raises :exc:`ScrapeError`."""
-    whole = url.strip()
-    if "://" not in whole:
-        whole = f"http://{whole}"
-    try:
-        parts = urlsplit(whole)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, brackets that don't match
-        is_good = False
-    is_plain = all(char.isprintable() and char != " " for char in whole)
-    if not is_good or not is_plain or parts.username is not None:  # urllib takes no user names
-        raise ScrapeError(_malformed(url))
-    if parts.path in ("", "/"):
-        parts = parts._replace(path=path)
-    return parts._replace(fragment="").geturl()
-
-
-def get(url: str, timeout: float) -> Page:
-    """Return what is at a URL. Raises :exc:`ScrapeError`."""
-    # A proxy could not reach what this machine calls itself.
-    proxies: dict[str, str] | None = {} if is_loopback(urlsplit(url).hostname or "") else None
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
-    request = urllib.request.Request(url, headers={"Accept": "text/plain;version=0.0.4, */*;q=0.5"})  # noqa: S310 - complete() lets http and https through only
-    try:
-        with opener.open(request, timeout=timeout) as response:
-            text = response.read(_LIMIT).decode("utf-8", "replace")
-            return Page(text, _timestamp(response.headers.get("Date", "")))
-    except urllib.error.HTTPError as error:
-        error.close()
-        kind = NotFoundError if error.code == _NOT_FOUND else ScrapeError
-        raise kind(_refusal(url, error.code, error.reason)) from error
-    except TimeoutError as error:
-        raise ScrapeError(_unreachable(url, f"no answer within {timeout:g} s")) from error
-    except urllib.error.URLError as error:
-        reason: Any = error.reason
-        why = f"no answer within {timeout:g} s"
-        if not isinstance(reason, TimeoutError):
-            why = getattr(reason, "strerror", None) or str(reason)
-        raise ScrapeError(_unreachable(url, why)) from error
-    except (http.client.InvalidURL, UnicodeError) as error:
-        raise ScrapeError(_malformed(url)) from error
-    except (OSError, http.client.HTTPException) as error:
-        why = getattr(error, "strerror", None) or "what answers does not speak HTTP"
-        raise ScrapeError(_unreachable(url, why)) from error
-
-
-def _timestamp(date: str) -> float:
-    try:
-        return parsedate_to_datetime(date).timestamp()
-    except (ValueError, OverflowError, OSError):  # a date that is none
-        return 0.0
-
-
-def _malformed(url: str) -> str:
-    return f"{url!r} is not the URL of a metrics page; give one such as {_EXAMPLE} or host:port."
-
-
-def _refusal(url: str, status: int, reason: str) -> str:
-    answer = f"{url} answers with the HTTP status {status} ({reason})"
-    if status in (401, 403):
-        return f"{answer}: it wants a log-in; give a URL that shows the metrics without one."
-    if status == _NOT_FOUND:
-        return f"{answer}: check the path, which is /metrics in most services."
-    return f"{answer}: look into the service's log, or try again."
-
-
-def _unreachable(url: str, why: str) -> str:
-    return (
-        f"{url} can't be read ({why}); check the host and port, and that the service is running "
-        "and shows its metrics there."
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host, by its name or address, is what this machine calls itself."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,25 +13,33 @@ from typing import NoReturn
 
 import poolscope
 from poolscope import config
+from poolscope.cli.speak import say
 
 DEFAULT_PORT = 9464  # the OpenTelemetry convention's port of a Prometheus exporter
 _LAST_PORT = 65535
 _BROKEN_PIPE = 141  # as the shell says of a program that SIGPIPE ended
+_INTERRUPTED = 130  # likewise of SIGINT
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"poolscope: {message}. See '{self.prog} --help'.\n")
+        say(f"{message}. See '{self.prog} --help'.")
+        self.exit(2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit status: 2 for what can't be meant."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name in letters that nobody can print here must not cost the report it is in.
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(argv)
     try:
         return int(options.act(options))
     except config.ConfigError as error:
-        print(f"poolscope: {error}", file=sys.stderr)
+        say(str(error))
         return 2
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     except BrokenPipeError:
         # The reader of a report has seen enough; nor may the interpreter's last flush fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--port", type=_port, default=DEFAULT_PORT, help="of /metrics (%(default)s)")
     run.add_argument("--host", default="127.0.0.1", help="to serve /metrics on (%(default)s)")
+    run.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        help="answer requests for this name, too (.NAME: for all below it; *: for any)",
+    )
     run.add_argument(
         "--otlp", metavar="URL", help="export over OTLP, too (or OTEL_EXPORTER_OTLP_ENDPOINT)"
     )
@@ -140,7 +155,10 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         os.environ.pop(name, None)
     from poolscope.cli.run import Options, run  # noqa: PLC0415 - each verb imports its own
 
-    names = ("host", "port", "otlp", "max_origins", "held_after", "report", "json")
+    # What is switched off takes any setting.
+    allowed = () if config.disabled(environ) else config.allowed_hosts(options.allow_host, environ)
+    options.allow_host = allowed
+    names = ("host", "port", "allow_host", "otlp", "max_origins", "held_after", "report", "json")
     return run(command, environ, Options(**{name: getattr(options, name) for name in names}))
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import poolscope
+from poolscope.cli.planted import LeftBehindError, TakenError, plant
+from poolscope.cli.speak import say
+from poolscope.fetching import without_secrets
 
 #: Where links in alerts lead unless told otherwise: that is the Grafana in compose.yaml.
 GRAFANA = "http://localhost:3000"
+# What links can begin with and YAML takes as it is: no user, no query, no quotes, no templates.
+_URL = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~!$&()*+,;=:/%-]*)?", re.IGNORECASE)
 _LINKING = ("alerting-rules.yaml", "prometheus-rule.yaml")
 
 #: What is written; examples are the services in compose.yaml.
@@ -25,39 +30,43 @@ FILES = (
 
 
 def run(directory: str, grafana_url: str) -> int:
-    """Write all files below a directory; what is there already and differs is never touched."""
+    """Write all files below a directory, or none; what is there and differs is never touched."""
     if not _is_url(grafana_url):
-        print(f"poolscope: {grafana_url!r} is not the URL of a Grafana", file=sys.stderr)
+        say(
+            f"{without_secrets(grafana_url)!r} is not the URL of a Grafana; give one such as "
+            f"{GRAFANA}, without user, query or what a URL has to escape"
+        )
         return 2
-    target = Path(directory)
-    contents = {target / name: _source(name).read_text(encoding="utf-8") for name in FILES}
+    if not directory:
+        say("the directory's name is empty; say . for this one")
+        return 2
+    contents = {name: _source(name).read_text(encoding="utf-8") for name in FILES}
     for name in _LINKING:
-        contents[target / name] = contents[target / name].replace(GRAFANA, grafana_url.rstrip("/"))
+        contents[name] = contents[name].replace(GRAFANA, grafana_url.rstrip("/"))
     try:
-        for path, content in contents.items():
-            if path.exists() and path.read_text(encoding="utf-8") != content:
-                print(
-                    f"poolscope: {path} is there already and differs, so nothing was written; "
-                    "give a new directory, and compare",
-                    file=sys.stderr,
-                )
-                return 1
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        print(f"poolscope: can't write to {directory}: {error}", file=sys.stderr)
+        plant(directory, {name: text.encode() for name, text in contents.items()})
+    except TakenError as error:
+        say(
+            f"{Path(directory, error.name)} {error.how}, so nothing was written; "
+            "give a new directory, and compare"
+        )
         return 1
-    print(f"{len(contents)} files are in {target}; its README.md says what each is for.")
+    except OSError as error:
+        what = "some of it is there" if isinstance(error, LeftBehindError) else "nothing is there"
+        say(f"can't write to {directory}: {error.strerror or error}; {what}")
+        return 1
+    print(f"{len(contents)} files are in {directory}; its README.md says what each is for.")
     return 0
 
 
 def _is_url(text: str) -> bool:
+    if _URL.fullmatch(text) is None:
+        return False
     try:
         parts = urlsplit(text)
-    except ValueError:  # half an IPv6 address
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an IPv6 address, a port that is no number
         return False
-    return parts.scheme in ("http", "https") and bool(parts.netloc)
 
 
 def _source(name: str) -> Path:

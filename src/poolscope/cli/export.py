@@ -6,16 +6,20 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from poolscope.config import ConfigError
+from poolscope.fetching import without_secrets
 from poolscope.observers import Observer
 
 _GRPC_PORT = 4317  # as the protocol's specification has it; HTTP's is 4318
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_HEADERS = ("OTEL_EXPORTER_OTLP_METRICS_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
+_SECRET = 3  # characters; what is shorter is no secret, and stands in every other word
 _LAST_WORDS = 3.0  # seconds for the last export, when the command has ended
 
 
@@ -27,11 +31,20 @@ def endpoint(option: str | None, environ: Mapping[str, str]) -> str:
     found = option
     if found is None and _is_on(environ):
         found = next((environ[name] for name in _ENDPOINTS if environ.get(name)), "")
-    if found and (urlsplit(found).scheme not in ("http", "https") or not urlsplit(found).netloc):
+    if found and not _is_url(found):
         raise ConfigError(
-            f"an OTLP endpoint is a URL such as http://localhost:4318, not {found!r}."
+            "an OTLP endpoint is a URL such as http://localhost:4318, not "
+            f"{without_secrets(found)!r}."
         )
     return found or ""
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half an IPv6 address, a port that is no number
+        return False
 
 
 def _is_on(environ: Mapping[str, str]) -> bool:
@@ -51,7 +64,8 @@ class Export:
     ) -> None:
         self._log = logging.getLogger("opentelemetry")
         self._log.propagate = False
-        self._log.addHandler(_Once(url, say))
+        hidden = partial(_hidden, url, environ)
+        self._log.addHandler(_Once(without_secrets(url), hidden, say))
         try:
             from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415 - an extra
             from opentelemetry.sdk.metrics.export import (  # noqa: PLC0415 - an extra
@@ -69,7 +83,9 @@ class Export:
         except ConfigError:
             raise
         except ValueError as error:
-            raise ConfigError(f"OpenTelemetry does not take a setting: {error}.") from None
+            raise ConfigError(
+                f"OpenTelemetry does not take a setting: {hidden(str(error))}."
+            ) from None
         self.observer: Observer = otel.observer(self._provider, _nothing)
 
     def close(self) -> None:
@@ -112,20 +128,45 @@ def _resource(program: str) -> Any:
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - an extra
 
     said = Resource.create()  # by the standard variables
-    own = {}
+    # Protocol buffers hold UTF-8, environments and file names any bytes: nothing would be sent.
+    own: dict[str, Any] = {
+        name: _sendable(value) for name, value in said.attributes.items() if isinstance(value, str)
+    }
     if "service.instance.id" not in said.attributes:
         own["service.instance.id"] = str(uuid.uuid4())
     if str(said.attributes.get("service.name", "")).startswith("unknown_service"):
-        own["service.name"] = f"unknown_service:{Path(program).name}"
+        own["service.name"] = f"unknown_service:{_sendable(Path(program).name)}"
     return said.merge(Resource(own))
+
+
+def _sendable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _hidden(url: str, environ: Mapping[str, str], said: str) -> str:
+    """Take out of what OpenTelemetry says whatever is to remain between it and the collector."""
+    said = said.replace(url, without_secrets(url))
+    parts = urlsplit(url)
+    secrets = [parts.query, parts.netloc.rpartition("@")[0], parts.username, parts.password]
+    for variable in _HEADERS:
+        for pair in environ.get(variable, "").split(","):
+            name, equals, value = pair.partition("=")
+            value = unquote(value if equals else name)
+            secrets += [value, *value.split()]
+    for secret in sorted({unquote(each) for each in secrets if each}, key=len, reverse=True):
+        for spelled in (secret, quote(secret), quote(secret, safe="")):
+            if len(spelled) >= _SECRET:
+                said = said.replace(spelled, "...")
+    return said
 
 
 class _Once(logging.Handler):
     """Says once, in one sentence, that exports fail; the exporter goes on trying by itself."""
 
-    def __init__(self, url: str, say: Callable[[str], None]) -> None:
+    def __init__(self, url: str, hidden: Callable[[str], str], say: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
         self._url = url
+        self._hidden = hidden
         self._say = say
         self._said = False
 
@@ -133,5 +174,5 @@ class _Once(logging.Handler):
         """Say it, the first time."""
         if not self._said:
             self._said = True
-            why = " ".join(record.getMessage().split())
+            why = self._hidden(" ".join(record.getMessage().split()))
             self._say(f"can't export to {self._url}, and goes on trying: {why}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from poolscope import scrape
 from poolscope.advice import Upstream, words, worst_first
 from poolscope.cli.report import described
-from poolscope.collector import Collector
+from poolscope.collector import Attached, Collector
 from poolscope.readings import Readings
 from poolscope.summary import summarize
 
@@ -23,6 +23,8 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+
+_NAME = 200  # characters of a program's name
 
 
 def state(
@@ -38,11 +40,11 @@ def state(
     summary, processes = summarize(readings), collector.processes
     return {
         "run": os.getpid(),
-        "command": program,
+        "command": words.clean(program),
         "seconds": summary["seconds"],
         "origins": [_row(one) for one in worst_first(summary) if one.attempts],
         "faults": summary["faults"],
-        "processes": [one._asdict() for one in processes],
+        "processes": [_process(one) for one in processes],
         "ended": max(0, collector.attached - len(processes)),
     }
 
@@ -50,3 +52,11 @@ def state(
 def _row(one: Upstream) -> dict[str, Any]:
     name = words.upstream(one.origin)
     return {"name": name, "verdict": one.verdict, "failed": one.failed, **described(one)}
+
+
+def _process(one: Attached) -> dict[str, Any]:
+    """Name a process; what it calls itself may be anything, and a page shows what turns text."""
+    program, python = (
+        words.shorten(words.clean(text), _NAME) for text in (one.program, one.python)
+    )
+    return {"pid": one.pid, "python": python, "program": program}

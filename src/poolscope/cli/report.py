@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from poolscope import scrape, table
+from poolscope import table
 from poolscope.advice import Upstream, worst_first
+from poolscope.cli.speak import say
+from poolscope.fetching import ScrapeError
 from poolscope.readings import Readings
 from poolscope.summary import summarize
 
@@ -22,8 +24,8 @@ def run(fetch: Callable[[], Readings], *, as_json: bool) -> int:
     """
     try:
         readings = fetch()
-    except scrape.ScrapeError as error:
-        print(f"poolscope: {error}", file=sys.stderr)
+    except ScrapeError as error:
+        say(str(error))
         return 1
     print_report(summarize(readings), sys.stdout, as_json=as_json)
     return 0

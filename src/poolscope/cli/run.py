@@ -17,6 +17,7 @@ from poolscope.cli.export import Export
 from poolscope.cli.export import endpoint as otlp_endpoint
 from poolscope.cli.report import print_report
 from poolscope.cli.serve import Endpoint
+from poolscope.cli.speak import say as _say
 from poolscope.cli.supervise import CannotStartError, Command, end_like, execute
 from poolscope.relay import SOCKET
 from poolscope.summary import summarize
@@ -32,6 +33,7 @@ class Options:
 
     host: str
     port: int
+    allow_host: tuple[str, ...]
     otlp: str | None
     max_origins: str | None
     held_after: str | None
@@ -120,8 +122,9 @@ def _open_endpoint(options: Options, account: Account, program: str) -> Endpoint
     host = options.host.strip("[]")
     named = f"[{host}]" if ":" in host else host
     try:
-        registry = account.registry
-        endpoint = Endpoint(host, options.port, registry, partial(account.state, program))
+        registry, allowed = account.registry, options.allow_host
+        state = partial(account.state, program)
+        endpoint = Endpoint(host, options.port, registry, state, allowed)
     except OSError as error:
         why = error.strerror or error
         _say(
@@ -152,8 +155,3 @@ def _report(account: Account, options: Options) -> None:
     if options.report:
         summary = summarize(account.readings, incomplete)
         print_report(summary, sys.stderr, as_json=options.json)
-
-
-def _say(what: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"poolscope: {what}", file=sys.stderr, flush=True)

@@ -2,111 +2,126 @@
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
 import json
+import socket
 import threading
-from collections.abc import Callable, Iterable
-from io import StringIO
-from socket import AF_INET, AF_INET6
-from socketserver import TCPServer, ThreadingMixIn
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
 
+from poolscope.cli.asked import BadRequestError, Hosts, Request, read
+from poolscope.cli.listener import Listener
 from poolscope.cli.live import PAGE, POLICY
-from poolscope.scrape import is_loopback
 
 _FRESH = 1.0  # seconds for which all pages that look are shown the same state
-_PATIENCE = 10.0  # seconds for a client that connects and says nothing
+_METHODS = ("GET", "HEAD")
+#: On every answer: no page of somebody else's may show, read or keep it.
+_SECURITY = (
+    ("Content-Security-Policy", POLICY),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Cache-Control", "no-store"),
+    ("Connection", "close"),
+)
 
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        """Bind without the base class's look-up of the host's full name, which may take long."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment] # a TCP address
-        self.setup_environ()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Leave the command's standard error to the command when a client hangs up."""
-
-
-class _ServerV6(_Server):
-    address_family = AF_INET6
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = _PATIENCE
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Leave the command's standard error to the command."""
-
-    def get_stderr(self) -> Any:
-        """Return where wsgiref prints what fails: likewise."""
-        return StringIO()
+_Headers = Sequence[tuple[str, str]]
+_Page = tuple[str, _Headers, bytes]
 
 
 class Endpoint:
     """Serves a registry, and what ``state`` returns, from a thread of its own.
 
-    Raises ``OSError`` (or ``OverflowError`` for a port beyond 65535) if it can't be opened.
+    ``allowed`` are the names by which it may be asked for besides those in :class:`Hosts`. Raises
+    ``OSError`` (or ``OverflowError`` for a port beyond 65535) if it can't be opened.
     """
 
     def __init__(
-        self, host: str, port: int, registry: Any, state: Callable[[], dict[str, Any]]
+        self,
+        host: str,
+        port: int,
+        registry: Any,
+        state: Callable[[], dict[str, Any]],
+        allowed: Sequence[str] = (),
     ) -> None:
         self._state = state
         self._lock = threading.Lock()
         self._shown, self._since = b"", 0.0
-        self._metrics = make_wsgi_app(registry)
-        kind = _ServerV6 if _family(host) == AF_INET6 else _Server
-        self._server = make_server(host, port, self._app, kind, _Handler)
-        self._is_private = is_loopback(host)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="poolscope-endpoint", daemon=True
-        )
-        self._thread.start()
+        self._metrics_app = make_wsgi_app(registry)
+        self._pages: dict[str, Callable[[Request], _Page]] = {
+            "/": lambda _: _page("text/html", PAGE.read_bytes()),
+            "/state": lambda _: _page("application/json", self._fresh()),
+            "/metrics": self._metrics,
+        }
+        listening = _bound(host, port)
+        bound, self._port, *_ = listening.getsockname()
+        self._hosts = Hosts(bound, host, allowed)
+        try:
+            self._listener = Listener(listening, self._respond)
+        except (OSError, RuntimeError) as error:  # no descriptor, or no thread, is left
+            listening.close()
+            raise OSError(str(error)) from error
 
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        return self._server.server_port
+        return int(self._port)
 
     def close(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        """Stop serving, at once."""
+        self._listener.close()
 
-    def _app(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO") or "/"
-        if path == "/metrics":
-            found: Iterable[bytes] = self._metrics(environ, start)
-            return found
-        status, kind, content = "404 Not Found", "text/plain", b"The metrics are at /metrics.\n"
-        # A name that somebody else's page was loaded from, and that leads here all of a sudden,
-        # must not open this one to it (DNS rebinding).
-        if self._is_private and not _is_own(_host(environ)):
-            status, content = "403 Forbidden", b"Ask for localhost, or for the address.\n"
-        elif path == "/":
-            status, kind, content = "200 OK", "text/html", PAGE.read_bytes()
-        elif path == "/state":
-            status, kind, content = "200 OK", "application/json", self._fresh()
-        headers = [
-            ("Content-Type", f"{kind}; charset=utf-8"),
-            ("Content-Length", str(len(content))),
-            ("Content-Security-Policy", POLICY),
-            ("Cache-Control", "no-store"),
-            ("X-Content-Type-Options", "nosniff"),
+    def _respond(self, head: bytes) -> bytes:
+        """Return the whole answer to a request. Every path has the same rules."""
+        is_head = False
+        try:
+            request = read(head)
+            is_head = request.method == "HEAD"
+            status, headers, content = self._found(request)
+        except BadRequestError as error:
+            status, sentence = error.args
+            _, headers, content = _page("text/plain", f"{sentence}\n".encode())
+        except Exception:  # noqa: BLE001 - the endpoint goes on, and the command's stderr is its own
+            _, headers, content = _page("text/plain", b"That page can't be made.\n")
+            status = "500 Internal Server Error"
+        rows = [
+            f"HTTP/1.1 {status}",
+            f"Date: {formatdate(usegmt=True)}",
+            *(f"{name}: {value}" for name, value in (*headers, *_SECURITY)),
+            f"Content-Length: {len(content)}",
+            "\r\n",
         ]
-        start(status, headers)
-        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [content]
+        return "\r\n".join(rows).encode("latin-1") + (b"" if is_head else content)
+
+    def _found(self, request: Request) -> _Page:
+        if not self._hosts.may_ask(request.host):
+            raise BadRequestError(
+                "403 Forbidden",
+                "Ask for localhost or the address, or allow the name: poolscope run --allow-host.",
+            )
+        if request.method not in _METHODS:
+            _, headers, content = _page("text/plain", b"There is nothing to do but GET.\n")
+            return "405 Method Not Allowed", [*headers, ("Allow", ", ".join(_METHODS))], content
+        page = self._pages.get(request.path)
+        if page is None:
+            raise BadRequestError("404 Not Found", "The metrics are at /metrics.")
+        return page(request)
+
+    def _metrics(self, request: Request) -> _Page:
+        environ = {
+            "REQUEST_METHOD": "GET",
+            "PATH_INFO": request.path,
+            "QUERY_STRING": request.query,
+            "HTTP_ACCEPT": request.headers.get("accept", ""),
+            "HTTP_ACCEPT_ENCODING": request.headers.get("accept-encoding", ""),
+        }
+        told: list[tuple[str, _Headers]] = []
+        content = b"".join(self._metrics_app(environ, lambda *said: told.append(said)))
+        return *told[0], content
 
     def _fresh(self) -> bytes:
         """Return the state: with many upstreams it takes a while, however many pages look."""
@@ -117,20 +132,22 @@ class Endpoint:
             return self._shown
 
 
-def _host(environ: dict[str, Any]) -> str:
+def _page(kind: str, content: bytes) -> _Page:
+    return "200 OK", [("Content-Type", f"{kind}; charset=utf-8")], content
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Bind to the first address of a host. Raises ``OSError``."""
     try:
-        return urlsplit(f"//{environ.get('HTTP_HOST', '')}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_own(host: str) -> bool:
-    """Tell whether a name stands for this machine alone, or is an address and no name."""
-    with contextlib.suppress(ValueError):
-        ipaddress.ip_address(host)
-        return True
-    return is_loopback(host)
-
-
-def _family(host: str) -> int:
-    return AF_INET6 if ":" in host else AF_INET
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except UnicodeError as error:  # a part of the name is empty or too long to be looked up
+        raise OSError(f"{host!r} is not the name of a host") from error
+    family, kind, protocol, _, address = found[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
