@@ -40,6 +40,10 @@ class ScrapeError(ValueError):
     """There are no readings to be had; the message is one sentence that says what to do."""
 
 
+class MeaninglessError(ScrapeError):
+    """What was asked for can't be meant."""
+
+
 class NotFoundError(ScrapeError):
     """A server answers, but has nothing at that path."""
 
@@ -76,7 +80,7 @@ def within(seconds: float, url: str, work: Callable[[], _Found]) -> _Found:
 
 
 def complete(url: str, path: str = "/metrics") -> str:
-    """Return the whole URL that a short one stands for. Raises :exc:`ScrapeError`."""
+    """Return the whole URL that a short one stands for. Raises :exc:`MeaninglessError`."""
     whole = url.strip()
     if "://" not in whole:
         whole = f"http://{whole}"
@@ -87,7 +91,7 @@ def complete(url: str, path: str = "/metrics") -> str:
         is_good = False
     is_plain = all(char.isprintable() and char != " " for char in whole)
     if not is_good or not is_plain or parts.username is not None:  # urllib takes no user names
-        raise ScrapeError(_malformed(url))
+        raise MeaninglessError(_malformed(url))
     if parts.path in ("", "/"):
         parts = parts._replace(path=path)
     return parts._replace(fragment="").geturl()
@@ -151,7 +155,7 @@ def _page(url: str, timeout: float) -> Page:
             why = getattr(reason, "strerror", None) or str(reason)
         raise ScrapeError(_unreachable(url, str(why))) from error
     except (http.client.InvalidURL, UnicodeError) as error:
-        raise ScrapeError(_malformed(url)) from error
+        raise MeaninglessError(_malformed(url)) from error
     except http.client.IncompleteRead as error:
         raise ScrapeError(_unreachable(url, _CUT_OFF)) from error
     except ScrapeError:

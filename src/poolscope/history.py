@@ -11,7 +11,15 @@ from urllib.parse import urlencode
 
 from poolscope import catalog, scrape
 from poolscope.catalog import Metric
-from poolscope.fetching import NotFoundError, ScrapeError, complete, get, within, without_secrets
+from poolscope.fetching import (
+    MeaninglessError,
+    NotFoundError,
+    ScrapeError,
+    complete,
+    get,
+    within,
+    without_secrets,
+)
 from poolscope.readings import Readings
 
 _WINDOW = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
@@ -39,9 +47,11 @@ def fetch(url: str, window: str, job: str = "", timeout: float = 120.0) -> Readi
     """
     given = _WINDOW.fullmatch(window)
     if given is None:
-        raise ScrapeError(f"{window!r} is not a window of time; give one such as 30m, 1h or 7d.")
+        raise MeaninglessError(
+            f"{window!r} is not a window of time; give one such as 30m, 1h or 7d."
+        )
     if _SURROGATE.search(job):
-        raise ScrapeError(f"{job!r} is not the name of a job.")
+        raise MeaninglessError(f"{job!r} is not the name of a job.")
     base = complete(url, "/").rstrip("/")
     # As PromQL wants it: JSON's way to escape what is not ASCII is not its way.
     where = "{job=" + json.dumps(job, ensure_ascii=False) + "}" if job else ""

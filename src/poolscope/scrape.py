@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -30,8 +31,8 @@ _SUMS = {f"{m.prometheus_name}_sum": m for m in catalog.CATALOG if m.kind == "hi
 #: What a page may say: beyond, it is no number of ours, and sums would not be numbers at all.
 _MOST, _LEAST = 1e15, 1e-9
 _LONGEST = 1000  # characters of a label's value
-_LINE = "code_line_number"
-_DIGITS = 9
+_PATH, _LINE = "code_file_path", "code_line_number"
+_DIGITS = re.compile(r"[0-9]{1,9}")
 #: Upstreams in one report. Each is held against all others, so a million would take for ever.
 _ORIGINS = 10_000
 
@@ -141,13 +142,9 @@ def _key(metric: Metric, labels: dict[str, str]) -> _Key | None:
     """
     if metric.common and not labels.get("poolscope_client"):
         return None
-    return metric, tuple(_label(name, labels.get(name, "")) for name in metric.labels)
-
-
-def _label(name: str, value: str) -> str:
-    if name == _LINE and value:  # which is read as a number
-        return value if value.isascii() and value.isdigit() and len(value) <= _DIGITS else "0"
-    return value[:_LONGEST]
+    if labels.get(_PATH) and not _DIGITS.fullmatch(labels.get(_LINE, "")):
+        labels = {**labels, _LINE: "0"}  # it is going to be read as a number
+    return metric, tuple(labels.get(label, "")[:_LONGEST] for label in metric.labels)
 
 
 def _number(spelled: Any) -> float:

@@ -165,14 +165,18 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 def _report(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if (options.url is None) == (options.prometheus is None):
         parser.error("give either the URL of a service's metrics or --prometheus URL")
-    if options.url is not None and (options.window or options.job):
+    if options.url is not None and (options.window, options.job) != (None, None):
         parser.error("--window and --job go with --prometheus")
     from poolscope import history, scrape  # noqa: PLC0415 - each verb imports its own
     from poolscope.cli.report import run  # noqa: PLC0415 - as above
 
     fetch = partial(scrape.fetch, options.url)
     if options.prometheus is not None:
-        asked = (options.prometheus, options.window or "1h", options.job or "")
+        asked = (
+            options.prometheus,
+            "1h" if options.window is None else options.window,
+            options.job or "",
+        )
         fetch = partial(history.fetch, *asked)
     return run(fetch, as_json=options.json)
 

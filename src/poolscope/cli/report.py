@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from poolscope import table
 from poolscope.advice import Upstream, worst_first
 from poolscope.cli.speak import say
-from poolscope.fetching import ScrapeError
+from poolscope.fetching import MeaninglessError, ScrapeError
 from poolscope.readings import Readings
 from poolscope.summary import summarize
 
@@ -20,13 +20,14 @@ from poolscope.summary import summarize
 def run(fetch: Callable[[], Readings], *, as_json: bool) -> int:
     """Print the report on what ``fetch`` gets; return the exit status.
 
-    0 when there is a report, whatever it says; 1 when there is none, and why on stderr.
+    0 when there is a report, whatever it says; 1 when there is none, and why on stderr; 2 when
+    there can't be one.
     """
     try:
         readings = fetch()
     except ScrapeError as error:
         say(str(error))
-        return 1
+        return 2 if isinstance(error, MeaninglessError) else 1
     print_report(summarize(readings), sys.stdout, as_json=as_json)
     return 0
 
