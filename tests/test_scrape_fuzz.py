@@ -57,8 +57,9 @@ PIECES = st.one_of(
     st.text(max_size=20),
     st.sampled_from([
         "1e308", "-1", "NaN", "+Inf", "-Inf", "9" * 400, "1e-320", "0x10", "1_000", "\u0663",
-        "5e14", '"', "{", "}", ",", "=", "\\", "\n", "\r", "\0", "\x1b[31m", "\u202e", "\ud800", "# ",
-        "le=", 'code_line_number="', "# TYPE ", "# EOF\n", " 1 1e400\n", "_bucket", "_created 1\n",
+        "5e14", '"', "{", "}", ",", "=", "\\", "\n", "\r", "\0", "\x1b[31m", "\u202e", "\ud800",
+        "# ", "le=", 'code_line_number="', "# TYPE ", "# EOF\n", " 1 1e400\n", "_bucket",
+        "_created 1\n",
     ]),
 )  # fmt: skip
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import poolscope
+from poolscope.advice import words
 from poolscope.cli.planted import LeftBehindError, TakenError, plant
 from poolscope.cli.speak import say
 from poolscope.fetching import without_secrets
@@ -55,7 +56,8 @@ def run(directory: str, grafana_url: str) -> int:
         what = "some of it is there" if isinstance(error, LeftBehindError) else "nothing is there"
         say(f"can't write to {directory}: {error.strerror or error}; {what}")
         return 1
-    print(f"{len(contents)} files are in {directory}; its README.md says what each is for.")
+    where = words.clean(directory)
+    print(f"{len(contents)} files are in {where}; its README.md says what each is for.")
     return 0
 
 
