@@ -160,6 +160,72 @@ def test_a_bad_option_is_one_sentence(options, variables):
     assert line.startswith("poolscope: an OTLP ")
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["http://[", "http://:4318", "http://a:port", "http://a:0", "http://me:sec/ret@a", "ftp://a",
+     "http://me:secret@a:99999", "a\x1b[31m\nb"],
+)  # fmt: skip
+def test_what_is_no_url_is_one_sentence_without_a_secret(url):
+    result = poolscope("run", "--otlp", url, "--", "echo", "ran", env=environ())
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("poolscope: an OTLP endpoint is a URL")
+    assert line.isprintable()
+    assert "sec" not in line
+    env = environ(OTEL_EXPORTER_OTLP_ENDPOINT=url)
+    result = poolscope("run", "--port", 0, "--no-report", "--", "echo", "ran", env=env)
+    assert (result.returncode, result.stdout) == (0, "ran\n")
+    assert "nothing is exported over OTLP" in result.stderr
+    assert "sec" not in result.stderr
+
+
+SECRETS = {
+    "refuses": "http://me:s%65cret@127.0.0.1:{}/v1/metrics?token=s%65cret",
+    "speaks something else": "http://me:s%65cret@127.0.0.1:{}/a/v1/metrics?token=s%65cret",
+    "has no name": "http://me:s%65cret@no-such-host.invalid/v1/metrics?token=s%65cret",
+}
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize(("trouble", "more"), [*zip(SECRETS, ("",) * 3), ("refuses", ",s3cr3t")])
+def test_secrets_are_not_told_when_an_export_fails(serve, trouble, more, protocol):
+    """Neither those of the URL nor those of the headers, whoever words the failure."""
+    port = serve(lambda peer: peer.send(b"secret\r\n")).port if "else" in trouble else free_port()
+    url = SECRETS[trouble].format(port)
+    result = run(
+        sys.executable, "-c", "import time; time.sleep(0.5)",
+        options=("--otlp", url, "--no-report"),
+        env=environ(
+            OTEL_METRIC_EXPORT_INTERVAL="100",
+            OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+            OTEL_EXPORTER_OTLP_TIMEOUT="1",
+            OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20s3cr3t,x=y" + more,
+        ),
+    )  # fmt: skip
+    assert result.returncode == 0
+    assert "can't export to http://...@" in result.stderr
+    for secret in ("secret", "s%65cret", "s3cr3t"):
+        assert secret not in result.stderr, result.stderr
+
+
+def test_names_that_are_no_utf_8_are_sent_all_the_same(serve, receive, tmp_path):
+    """What a program is called, and what an environment holds, may be any bytes."""
+    program = tmp_path / "pro\udcff\x1bgram"
+    program.write_text(f"#!{sys.executable}\n{textwrap.dedent(ONE)}")
+    program.chmod(0o755)
+    server, receiver = serve(keep_alive), receive()
+    env = environ(OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=\udcff")
+    options = ("--port", 0, "--no-report", "--otlp", receiver.url)
+    result = poolscope("run", *options, "--", program, server.url, env=env)
+    assert result.returncode == 0
+    assert "can't export" not in result.stderr
+    agrees(receiver, server)
+    assert result.stderr[:-1].replace("\n", "").isprintable()
+    resource = receiver.resources[-1]
+    assert resource["service.name"] == "unknown_service:pro\\udcff\x1bgram"
+    assert resource["deployment.environment.name"] == "\\udcff"
+
+
 def test_a_bad_variable_does_not_stop_the_command():
     env = environ(OTEL_EXPORTER_OTLP_ENDPOINT="localhost:4318")
     result = poolscope("run", "--port", 0, "--no-report", "--", "echo", "ran", env=env)
