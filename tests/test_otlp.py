@@ -193,7 +193,7 @@ def test_secrets_are_not_told_when_an_export_fails(serve, trouble, more, protoco
     port = serve(lambda peer: peer.send(b"secret\r\n")).port if "else" in trouble else free_port()
     url = SECRETS[trouble].format(port)
     result = run(
-        sys.executable, "-c", "import time; time.sleep(0.5)",
+        *script(ONE, serve(keep_alive)),
         options=("--otlp", url, "--no-report"),
         env=environ(
             OTEL_METRIC_EXPORT_INTERVAL="100",

@@ -153,10 +153,10 @@ def _hidden(url: str, environ: Mapping[str, str], said: str) -> str:
             name, equals, value = pair.partition("=")
             value = unquote(value if equals else name)
             secrets += [value, *value.split()]
-    for secret in sorted({unquote(each) for each in secrets if each}, key=len, reverse=True):
-        for spelled in (secret, quote(secret), quote(secret, safe="")):
-            if len(spelled) >= _SECRET:
-                said = said.replace(spelled, "...")
+    spelled = {form for one in secrets if one for form in (one, unquote(one), quote(unquote(one)))}
+    for secret in sorted(spelled, key=len, reverse=True):
+        if len(secret) >= _SECRET:
+            said = said.replace(secret, "...")
     return said
 
 
