@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_SITES = 50
 _DEPTH = 200
 _MAX_FILES = 10_000
+_LONGEST = 300  # characters of a file's or function's name
 #: Requests of a pool that are looked at after a response was held or given up there.
 _FOLLOWED = 1000
 
@@ -201,8 +202,9 @@ def _taker(connection: Connection) -> Site | None:
 
 
 def _printable(name: str) -> str:
-    """Spell what a file system may hold and UTF-8 may not: it must not spoil a scrape."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """Spell what a file system may hold and UTF-8 may not, or nobody can read: too long a name."""
+    kept = name if len(name) <= _LONGEST else f"...{name[3 - _LONGEST :]}"
+    return kept.encode("utf-8", "backslashreplace").decode()
 
 
 def _short(path: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 _YES = ("1", "true", "yes", "on")
 _HOST = re.compile(r"\*|\.?[0-9A-Za-z_-]+(\.[0-9A-Za-z_-]+)*\.?")
+_LONGEST_HOST = 253  # characters, by the standard
 _NO = ("", "0", "false", "no", "off")
 
 
@@ -69,7 +70,7 @@ def allowed_hosts(
         source = "POOLSCOPE_ALLOW_HOST"
         given = [name.strip() for name in environ.get(source, "").split(",") if name.strip()]
     for name in given:
-        if _HOST.fullmatch(name) is None:
+        if len(name) > _LONGEST_HOST or _HOST.fullmatch(name) is None:
             raise ConfigError(
                 f"{source} must be a host's name without a port (.name: all below it; *: any), "
                 f"not {name!r}."

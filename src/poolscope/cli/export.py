@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from poolscope.config import ConfigError
 from poolscope.fetching import without_secrets
@@ -148,6 +148,7 @@ def _hidden(url: str, environ: Mapping[str, str], said: str) -> str:
     said = said.replace(url, without_secrets(url))
     parts = urlsplit(url)
     secrets = [parts.query, parts.netloc.rpartition("@")[0], parts.username, parts.password]
+    secrets += [value for _, value in parse_qsl(parts.query)]
     for variable in _HEADERS:
         for pair in environ.get(variable, "").split(","):
             name, equals, value = pair.partition("=")
