@@ -121,6 +121,45 @@ def test_a_host_that_is_none_costs_the_metrics_and_not_the_command():
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "host", ["no-such-host.invalid", "a" * 100, "a..b", "a b", "\udcff", "1:2"]
+)
+def test_a_host_that_nobody_knows_costs_the_metrics_and_not_the_command(host):
+    command = [sys.executable, "-c", "print('on')"]
+    result = poolscope("run", "--host", host, "--no-report", "--", *command)
+    assert (result.returncode, result.stdout) == (0, "on\n")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("poolscope: no metrics at ")
+    assert line.endswith("Choose others with --host and --port.")
+
+
+NO_NAMES = (
+    "shop.example:9464",
+    "http://shop",
+    "",
+    "a b",
+    "*.example",
+    "..",
+    "a..b",
+    "[::1]",
+    "m\xfc",
+)
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_what_is_no_name_of_a_host_can_not_be_allowed(name):
+    said = one_sentence(poolscope("run", "--allow-host", name, "--", "true"), 2)
+    assert said.startswith("poolscope: --allow-host must be a host's name without a port")
+    environ = os.environ | {"POOLSCOPE_ALLOW_HOST": f"good, {name}"}
+    result = poolscope("run", "--port", 0, "--no-report", "--", "true", env=environ)
+    if name:  # an empty one among others is nothing
+        assert "POOLSCOPE_ALLOW_HOST must be a host's name" in one_sentence(result, 2)
+    else:
+        assert result.returncode == 0
+    environ["POOLSCOPE_DISABLED"] = "1"
+    assert poolscope("run", "--", "true", env=environ).returncode == 0
+
+
 def test_an_urllib3_that_is_not_supported(tmp_path):
     """urllib3.future takes urllib3's place; its version's last part is 900 or more."""
     package = tmp_path / "urllib3"

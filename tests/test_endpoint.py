@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import resource
 import socket
+import subprocess
 import sys
 import textwrap
 import threading
@@ -40,6 +42,12 @@ def metrics():
     registry = CollectorRegistry()
     Counter("things", "Things.", registry=registry).inc(3)
     return registry
+
+
+class Where(NamedTuple):
+    """An endpoint in another process."""
+
+    port: int
 
 
 @pytest.fixture
@@ -183,6 +191,18 @@ def test_names_that_are_allowed_are_answered(serving):
         "pod-2.shop": 403, "x.pod-1.shop": 403, "example.com": 403, "badexample.com": 403,
     }  # fmt: skip
     assert {host: ask(endpoint, host=host)[0] for host in hosts} == hosts
+
+
+def test_names_are_allowed_by_options_or_else_by_a_variable():
+    environ = os.environ | {"POOLSCOPE_ALLOW_HOST": "one.example, .two.example,"}
+    hosts = ("one.example", "a.two.example", "three.example", "four.example")
+    for options, expected in (
+        ((), [200, 200, 403, 403]),
+        (("--allow-host", "three.example", "--allow-host", "four.example"), [403, 403, 200, 200]),
+    ):
+        with Running("sleep", "30", options=options, env=environ) as running:
+            where = Where(urlsplit(running.url).port)
+            assert [ask(where, host=host)[0] for host in hosts] == expected
 
 
 def test_any_name_can_be_allowed(serving):
@@ -432,12 +452,6 @@ def test_under_few_descriptors_the_account_and_the_endpoint_live_on(serve, said)
     assert counts_of(report_in(errors), server) == own_counts(server)
 
 
-class Where(NamedTuple):
-    """An endpoint in another process."""
-
-    port: int
-
-
 def test_clients_that_hang_do_not_keep_the_command():
     with Running(sys.executable, "-c", "input()") as running, contextlib.ExitStack() as stack:
         clients = hang(stack, Where(urlsplit(running.url).port), 20)
@@ -464,3 +478,29 @@ def test_no_descriptor_at_all_is_waited_for(serving):
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert other.recv(12) == b"HTTP/1.1 200"
+
+
+SOMEBODY = """
+    import os, socket, sys
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    for path in (sys.argv[1], os.path.dirname(sys.argv[1])):
+        try:
+            if path.endswith("collector"):
+                socket.socket(socket.AF_UNIX).connect(path)
+            else:
+                os.listdir(path)
+        except PermissionError:
+            print("refused")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_another_user_does_not_reach_what_processes_say():
+    look = "import os; print(os.environ['POOLSCOPE_RUN_SOCKET'], flush=True); input()"
+    with Running(sys.executable, "-c", look) as running:
+        path = running.line()
+        command = [sys.executable, "-c", textwrap.dedent(SOMEBODY), path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.stdout, done.stderr) == ("refused\n" * 2, "")

@@ -214,8 +214,10 @@ def test_a_report_of_a_run_is_printed_where_only_ascii_can_be(serve, tmp_path):
 def test_the_page_shows_names_as_text(tmp_path):
     """Each upstream is there, in letters that stay where they are; nothing became markup."""
     registry, kept = CollectorRegistry(), Readings()
+    alike = scripted.session_per_call(API._replace(address="\0\1"))
+    alike += scripted.session_per_call(API._replace(address="\2\3"))
     for observer in (prometheus.observer(registry, lambda: None), kept):
-        observer.tell(EVENTS)
+        observer.tell([*EVENTS, *alike])
     processes = tuple(Attached(5, name, name) for name in NAMES.values())
     collector = SimpleNamespace(processes=processes, attached=len(processes))
     program = "".join(NAMES.values())
@@ -224,7 +226,7 @@ def test_the_page_shows_names_as_text(tmp_path):
         with browser.Browser(tmp_path / "profile") as shown:
             shown.open(f"http://{HOST}:{endpoint.port}/")
             there = "document.querySelectorAll('[data-upstream]').length"
-            shown.until(f"{there} === {len(NAMES)}")
+            shown.until(f"{there} === {len(NAMES) + 2}")
             names = shown.ask(
                 "[...document.querySelectorAll('[data-upstream] h2')].map((one) => one.textContent)"
             )
@@ -235,7 +237,8 @@ def test_the_page_shows_names_as_text(tmp_path):
     finally:
         endpoint.close()
     assert sorted(names) == sorted(
-        words.upstream(API._replace(address=name)._asdict()) for name in NAMES.values()
+        words.upstream(API._replace(address=name)._asdict())
+        for name in (*NAMES.values(), "??", "??")
     )
     assert rows == len(NAMES) + 1
     tame(text)
