@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from poolscope.patching import when_imported
+from poolscope.importing import when_imported
 
 
 class Ending:

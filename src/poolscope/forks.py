@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from poolscope.patching import when_imported
+from poolscope.importing import when_imported
 
 
 class Forks:

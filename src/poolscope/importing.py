@@ -8,18 +8,30 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from poolscope.shield import is_the_hosts, spelled
 
-def when_imported(module: str, act: Callable[[], None]) -> None:
-    """Call ``act`` once ``module`` is imported; at once if it is. It must not raise.
 
-    There is no way to call it off.
+def when_imported(module: str, act: Callable[[], None], faults: Any) -> None:
+    """Call ``act`` once ``module`` is imported, at once if it is.
+
+    Its ``faults`` are told later and don't fail the host's import. It can't be called off, so it
+    must know when it is not wanted any more.
     """
+
+    def shielded() -> None:
+        try:
+            act()
+        except Exception as error:
+            if is_the_hosts(error):
+                raise
+            faults.append((f"import of {module}", spelled(error)))
+
     if module in sys.modules:
-        act()
+        shielded()
         return
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
-    _finder.waiting.setdefault(module, []).append(act)
+    _finder.waiting.setdefault(module, []).append(shielded)
 
 
 class _Finder:

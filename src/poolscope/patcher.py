@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from poolscope.patching import Hook, Patch, has_a_copys_hook, when_imported
+from poolscope.importing import when_imported
+from poolscope.patching import Hook, Patch, has_a_copys_hook
 from poolscope.shield import is_the_hosts, say, spelled
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import FunctionType
 from typing import Any
 
-from poolscope import importing
-from poolscope.shield import is_the_hosts, spelled
+from poolscope.shield import is_a_handler, is_the_hosts
 
 #: A hook that faults this often goes dormant.
 MAX_FAULTS = 5
@@ -18,31 +18,56 @@ MAX_FAULTS = 5
 _MISSING = object()
 _FILE = "<hook of "  # where the code of hooks comes from, as tracebacks say
 _WRAPPERS = 20  # around one function
+_TRIES = 10  # until what was interrupted is given up; so many handlers hardly raise in a row
 
 
-# What stands in the place of a host's function that is called with every request. These are texts
-# because the parameters have to be spelled out: to collect and spread *args and **kwargs takes
-# ten times as long.
+# What stands in the place of a host's function. These are texts because the parameters of one that
+# is called with every request have to be spelled out: to collect and spread *args and **kwargs
+# takes ten times as long. And there must be no call between the host's and a try: on the main
+# thread a signal handler of the host may raise at any call, or return from one. What that has
+# interrupted is done once more then, and only then the exception goes on its way.
 _BEFORE = """
 def hooked({parameters}):
     if patch.active:
         try:
-            before({arguments})
-        except Exception as error:
-            fault(error)
-    return wrapped({arguments})
+            before({given})
+        except BaseException as error:
+            if struck(error):
+                again(before, {given})
+                raise
+    return wrapped({passed})
 """
 _AROUND = """
 def hooked({parameters}):
     state = None
     if patch.active:
         try:
-            {when}state = before({arguments})
-        except Exception as error:
-            fault(error)
+            {when}state = before({given})
+        except BaseException as error:
+            if struck(error):
+                again(undo, {given})
+                raise
     if state is None:
-        return wrapped({arguments})
-    return around(state, wrapped, {arguments})
+        return wrapped({passed})
+    try:
+        result = wrapped({passed})
+    except BaseException as raised:
+{after_raised}
+        raise
+{after_returned}
+    return result
+"""
+_AFTER = """
+try:
+    after(state, {ended})
+except BaseException as error:
+    try:
+        is_hosts = struck(error)
+    except RecursionError:  # there is not even one frame left to count it
+        is_hosts = False
+    if is_hosts:
+        again(after, state, {ended})
+        raise
 """
 
 
@@ -62,6 +87,8 @@ class Hook:
     after: Callable[[Any, Any, BaseException | None], None] | None = None
     #: Also hook these classes of the module, if they have the method in their own ``__dict__``.
     also: tuple[str, ...] = ()
+    #: Takes back what ``before`` has written down, should the host's function not be called.
+    undo: Callable[..., None] | None = None
     #: One of the hooks of a group is enough.
     group: str = ""
     #: The host function's parameters: a plain function with exactly these takes its place. That
@@ -135,23 +162,25 @@ class Patch:
     def _wrap(self, wrapped: Callable[..., Any]) -> Any:
         """Return what stands in the host's place; it calls the host exactly once."""
         if self._has_params(wrapped):
-            return functools.wraps(wrapped)(self._hooked(wrapped))
+            arguments = ", ".join(self.hook.parameters)
+            return functools.wraps(wrapped)(
+                self._hooked(
+                    self.hook.before,
+                    parameters=self.hook.params,
+                    given=arguments,
+                    passed=arguments,
+                    when=f"if {self.hook.when}: " if self.hook.when else "",
+                    wrapped=wrapped,
+                )
+            )
         import wrapt  # noqa: PLC0415 - it imports much, and who calls nobody does without
 
-        before = self._before_any if self.hook.params else self.hook.before
-
-        def call(bound: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-            state = None
-            if self.active:
-                try:
-                    given = args if instance is None else (instance, *args)
-                    state = before(*given, **kwargs)
-                except Exception as error:  # noqa: BLE001 - our faults stay ours
-                    self._fault(error)
-            if state is None or self.hook.after is None:
-                return bound(*args, **kwargs)
-            return self._around(state, bound, *args, **kwargs)
-
+        call = self._hooked(
+            self._before_any if self.hook.params else self.hook.before,
+            parameters="wrapped, instance, args, kwargs",
+            given="*given(instance, args), **kwargs",
+            passed="*args, **kwargs",
+        )
         return wrapt.FunctionWrapper(wrapped, call)
 
     def _has_params(self, wrapped: Callable[..., Any]) -> bool:
@@ -172,23 +201,35 @@ class Patch:
             and wrapped.__defaults__ == ((None,) * defaults or None)
         )
 
-    def _hooked(self, wrapped: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the same as a plain function with the host's own parameters."""
-        text = _AROUND if self.hook.after else _BEFORE
-        source = text.format(
-            parameters=self.hook.params,
-            arguments=", ".join(self.hook.parameters),
-            when=f"if {self.hook.when}: " if self.hook.when else "",
-        )
+    def _hooked(
+        self,
+        before: Callable[..., Any],
+        *,
+        parameters: str,
+        given: str,
+        passed: str,
+        when: str = "",
+        wrapped: Any = None,
+    ) -> Callable[..., Any]:
+        """Return a function with these parameters that calls the hook, and the host between."""
+        text = _BEFORE
+        if self.hook.after is not None:
+            text = _AROUND.replace("{after_raised}", _after("None, ended(raised)", 8))
+            text = text.replace("{after_returned}", _after("result, None", 4))
+        source = text.format(parameters=parameters, given=given, passed=passed, when=when)
         names = {
             "patch": self,
             "wrapped": wrapped,
-            "before": self.hook.before,
-            "around": self._around,
-            "fault": self._fault,
+            "given": _given,
+            "before": before,
+            "undo": self._undo,
+            "after": self.hook.after,
+            "ended": _ended,
+            "struck": self._struck,
+            "again": self._again,
         }
         exec(compile(source, f"{_FILE}{self.target}>", "exec"), names)  # noqa: S102 - our own text
-        hooked: Callable[..., Any] = names["hooked"]  # type: ignore[assignment] # exec made it
+        hooked: Callable[..., Any] = names["hooked"]
         return hooked
 
     def _before_any(self, *args: Any, **kwargs: Any) -> Any:
@@ -197,33 +238,34 @@ class Patch:
         known = {name: kwargs[name] for name in names if name in kwargs}
         return self.hook.before(*args[: len(names)], **known)
 
-    def _around(self, state: Any, wrapped: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        # This try only looks: the host's exception leaves as it came.
-        try:
-            result = wrapped(*args, **kwargs)
-        except BaseException as raised:
-            self._after(state, None, raised)
-            raise
-        self._after(state, result, None)
-        return result
+    def _undo(self, *args: Any, **kwargs: Any) -> None:
+        if self.hook.undo is not None:
+            self.hook.undo(*args, **kwargs)
 
-    def _after(self, state: Any, result: Any, raised: BaseException | None) -> None:
-        try:
-            self.hook.after(state, result, raised)  # type: ignore[misc] # _hooked asked
-        except Exception as error:  # noqa: BLE001 - our faults stay ours
+    def _again(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Do what a signal handler's exception has interrupted; another one may come meanwhile."""
+        last: BaseException | None = None
+        for _ in range(_TRIES):
             try:
-                self._fault(error)
-            except RecursionError:  # there is not even one frame left to count it
-                return
+                step(*args, **kwargs)
+                break
+            except BaseException as error:  # noqa: BLE001 - raised at the end
+                if not self._struck(error):
+                    break
+                last = error
+        if last is not None:
+            raise last
 
-    def _fault(self, error: Exception) -> None:
+    def _struck(self, error: BaseException) -> bool:
+        """Tell whether a signal handler of the host raised this; otherwise it is our own fault."""
+        if not isinstance(error, Exception):
+            return True
         # The host may have come close to its recursion limit: only the first step takes a frame.
         try:
-            is_hosts = is_the_hosts(error)
+            if is_the_hosts(error):
+                return True
         except RecursionError:
-            is_hosts = False
-        if is_hosts:
-            raise error
+            pass
         try:
             self.fault_count += 1
             if self.fault_count >= MAX_FAULTS:
@@ -235,6 +277,29 @@ class Patch:
             self.faults.append((self.target, f"{type(error).__name__} at line {line}"))
         except Exception:  # noqa: BLE001, S110 - out of stack or memory: the host matters more
             pass
+        return False
+
+
+def _after(ended: str, indent: int) -> str:
+    """Spell what comes after the host's function, which ended like this."""
+    return textwrap.indent(_AFTER.format(ended=ended).strip("\n"), " " * indent)
+
+
+def _given(instance: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return args if instance is None else (instance, *args)
+
+
+def _ended(raised: BaseException) -> BaseException | None:
+    """Return what the host's function raised; None if it had returned before that was raised.
+
+    A signal handler's exception may come when the function is done and its result is not stored
+    yet. Then the handler's is the next frame, or there is none, as Python's own is in C.
+    """
+    trace = raised.__traceback__
+    inside = None if trace is None else trace.tb_next
+    if inside is None:
+        return raised if isinstance(raised, Exception) else None
+    return None if is_a_handler(inside.tb_frame.f_code) else raised
 
 
 def has_a_copys_hook(function: Any) -> bool:
@@ -251,18 +316,3 @@ def has_a_copys_hook(function: Any) -> bool:
             return type(patch) is not Patch and bool(patch.active)
         function = getattr(function, "__wrapped__", None)
     return False
-
-
-def when_imported(module: str, act: Callable[[], None], faults: Any) -> None:
-    """Call ``act`` once ``module`` is imported; its faults don't fail the host's import.
-
-    It can't be called off, so ``act`` must know when it is not wanted any more.
-    """
-
-    def shielded() -> None:
-        try:
-            act()
-        except Exception as error:  # noqa: BLE001 - our faults stay ours
-            faults.append((f"import of {module}", spelled(error)))
-
-    importing.when_imported(module, shielded)

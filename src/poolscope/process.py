@@ -18,9 +18,9 @@ from poolscope.config import Settings
 from poolscope.departures import Departures
 from poolscope.endings import Ending
 from poolscope.forks import Forks
+from poolscope.importing import when_imported
 from poolscope.observers import Observer
 from poolscope.patcher import Patcher
-from poolscope.patching import when_imported
 from poolscope.pulse import Pulse
 from poolscope.readings import Readings
 from poolscope.scope import Scope

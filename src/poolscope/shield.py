@@ -20,16 +20,27 @@ def is_the_hosts(error: BaseException) -> bool:
     Time limits work like that (``SoftTimeLimitExceeded``, an ``alarm`` of one's own): swallowed,
     they would be lost.
     """
-    try:
-        handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
-    except Exception:  # noqa: BLE001 - the host's handlers may be any object
-        return False
     trace = error.__traceback__
+    if trace is None:
+        return False
+    handlers = _handlers()
     while trace is not None:
         if trace.tb_frame.f_code in handlers:
             return True
         trace = trace.tb_next
     return False
+
+
+def is_a_handler(code: CodeType) -> bool:
+    """Tell whether this is the code of a signal handler of the host."""
+    return code in _handlers()
+
+
+def _handlers() -> set[CodeType | None]:
+    try:
+        return {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
+    except Exception:  # noqa: BLE001 - the host's handlers may be any object
+        return set()
 
 
 def say(message: str, *args: object) -> None:
