@@ -51,6 +51,16 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def asks(port: int) -> bool:
+    """Make a request on a connection of its own; tell whether it was answered."""
+    try:
+        with socket.create_connection((HOST, port), 10) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return connection.makefile("rb").read().startswith(b"HTTP/1.1 200")
+    except ConnectionError:
+        return False
+
+
 class Request(NamedTuple):
     """What a client sent."""
 

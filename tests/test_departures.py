@@ -17,7 +17,7 @@ import pytest
 
 import poolscope
 from commands import Running, counts_of, origin_of, own_counts, report_of, run
-from peers import HOST, eventually, keep_alive
+from peers import HOST, asks, eventually, keep_alive
 from poolscope import departures
 
 PYTHON = sys.executable
@@ -304,13 +304,3 @@ def test_uvicorn_tells_everything_when_it_is_stopped(serve, tmp_path, number, wo
     assert server.answered == 30
     assert closed(report, server) == {"exit": server.accepted}
     assert report["incomplete"] == []
-
-
-def asks(port):
-    """Make a request on a connection of its own; tell whether it was answered."""
-    try:
-        with socket.create_connection((HOST, port), 10) as connection:
-            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            return connection.makefile("rb").read().startswith(b"HTTP/1.1 200")
-    except ConnectionError:
-        return False

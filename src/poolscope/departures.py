@@ -66,8 +66,12 @@ class Departures:
                 spoken.release()
 
         # On a thread of its own, as this one may be amid anything, with any lock in its hands.
-        _thread.start_new_thread(speak, ())
-        spoken.acquire(timeout=_PATIENCE)
+        try:
+            _thread.start_new_thread(speak, ())
+        except RuntimeError:  # the interpreter shuts down, or there are too many
+            self._speak()
+        else:
+            spoken.acquire(timeout=_PATIENCE)
 
     def _speak(self) -> None:
         with contextlib.suppress(Exception):  # nobody is left to be told
