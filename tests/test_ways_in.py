@@ -146,6 +146,7 @@ def test_a_sitecustomize_runs_once_and_is_what_it_is(serve, app, tmp_path):
     (tmp_path / "site" / "sitecustomize.py").write_text("print('once')\n")
     environ = os.environ | {"UPSTREAM": server.url, "PYTHONPATH": str(tmp_path / "site")}
     result = run(PYTHON, app, "x", env=environ)
+    environ["UPSTREAM"] = serve(keep_alive).url
     native = subprocess.run(
         [PYTHON, app, "x"], env=environ, capture_output=True, text=True, check=False
     )
