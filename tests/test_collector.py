@@ -253,6 +253,37 @@ def test_origins_of_all_processes_are_bounded_like_those_of_one(start):
     assert account.opened(ORIGIN._replace(address="_other", port="")) == 3
 
 
+def test_an_origin_that_never_connected_gives_its_slot_up(start):
+    """Whoever chooses names in one process must not hide another one's upstreams."""
+    account = start(max_origins=2)
+    bogus = [ORIGIN._replace(address=f"bogus-{number}") for number in range(3)]
+    first = account.link()
+    for origin in bogus:
+        first.tell([ev.OriginSeen(origin), ev.Failed(origin, reused=False, error="connect")])
+    first.tell([ev.Levels(bogus[0], max=10, pools=1)])
+    others = ORIGIN._replace(address="_other", port="")
+    assert eventually(lambda: account.level(catalog.POOLS_OPEN, bogus[0]) == 1)
+    account.behave(ev.OriginSeen(ORIGIN), OPENED, ev.Levels(ORIGIN, idle=1))
+    assert eventually(lambda: account.opened() == 1)
+    first.tell([ev.Failed(bogus[0], reused=False, error="connect")])
+    assert eventually(lambda: account.readings.total(catalog.FAILED, others) == 3)
+    assert account.readings.origins() == [bogus[1], others, ORIGIN]
+    assert account.level(catalog.POOLS_OPEN, others) == 1
+    first.ended()
+    account.finish()
+    assert account.level(catalog.POOLS_OPEN, others) == 0
+    assert account.readings.total(catalog.FAILED, bogus[1]) == 1
+
+
+def test_what_one_process_has_given_up_another_one_goes_on_with(start):
+    account = start()
+    heir = ORIGIN._replace(address="_other", port="")
+    account.behave(OPENED, ev.OriginLeft(ORIGIN, heir), ev.Opened(heir, "first"))
+    account.behave(OPENED)
+    account.finish()
+    assert (account.opened(), account.opened(heir)) == (2, 1)
+
+
 def test_who_leaves_without_a_good_bye_is_counted_once(start):
     account = start()
     link = account.link()

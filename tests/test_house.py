@@ -45,14 +45,17 @@ ARROWS = {
     "folding": {"callsites", "events", "origins", "records", "shield"},
     "audience": {"aside", "events", "observers", "shield"},
     "scope": {"audience", "config", "events", "folding", "observers", "records", "shield"},
-    "patching": {"shield"},
+    "importing": set(),
+    "patching": {"importing", "shield"},
     "patcher": {"patching", "shield"},
     "endings": {"patching"},
+    "departures": {"shield"},
     "forks": {"patching"},
     "process": {
         "aside",
         "clients",
         "config",
+        "departures",
         "endings",
         "forks",
         "observers",
@@ -63,8 +66,13 @@ ARROWS = {
         "scope",
         "shield",
     },
-    "relay": {"events", "observers", "__init__"},
-    "collector": {"callsites", "events", "observers", "origins", "shield"},
+    "backlog": VOCABULARY,
+    "wire": VOCABULARY | {"backlog"},
+    "relay": {"backlog", "events", "observers", "wire", "__init__"},
+    "roster": {"wire"},
+    "levels": {"events"},
+    "merging": {"callsites", "events", "levels", "origins"},
+    "collector": {"events", "merging", "observers", "roster", "shield", "wire"},
     "clients": VOCABULARY
     | {"callsites", "patching", "pulse", "records", "scope", "spans", "suppression"},
     "backends": VOCABULARY | {"metrics", "observers", "readings", "shield", "__version__"},
@@ -132,14 +140,18 @@ def test_importing_poolscope_imports_no_client_and_no_vendor():
     assert foreign.isdisjoint(loaded)
 
 
-def test_attaching_imports_no_client_and_no_vendor_but_wrapt():
-    """Run attaches in every Python process of the command, before its first line."""
+def test_attaching_imports_no_client_and_no_vendor():
+    """Run attaches in every Python process of the command, before its first line.
+
+    wrapt waits for the first client as well: it takes longer than all the rest.
+    """
     script = "import poolscope, sys; poolscope.instrument(()); print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert "wrapt" in loaded
-    assert {"http.client", "prometheus_client", "urllib3", "opentelemetry"}.isdisjoint(loaded)
+    assert "poolscope.patching" in loaded
+    foreign = {"wrapt", "asyncio", "http.client", "prometheus_client", "urllib3", "opentelemetry"}
+    assert foreign.isdisjoint(loaded)
 
 
 def test_wrapt_runs_without_its_c_extension_where_the_matrix_says_so():

@@ -8,17 +8,15 @@ import selectors
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from poolscope import events as ev
 from poolscope import wire
-from poolscope.callsites import CallSite, CallSites
-from poolscope.levels import AllLevels
+from poolscope.merging import Merger
 from poolscope.observers import Observer
-from poolscope.origins import Origins
 from poolscope.roster import Roster
 from poolscope.shield import say, spelled
 
@@ -28,8 +26,6 @@ _TICK = 1.0  # seconds between looks for files, and at levels unless somebody as
 _PAUSE = 0.1  # seconds without new connections when descriptors have run out, or after a fault
 _LAST_READING = 5.0  # seconds for what the processes have left in their sockets
 _INDULGENCE = 100  # lines without a meaning after which nothing else is expected of somebody
-_PLACES = 100  # where processes' own code failed that are told apart
-_ELSEWHERE = "_other"
 
 
 class Attached(NamedTuple):
@@ -62,13 +58,10 @@ class Collector:
         self.roster = Roster()
         self._path = Path(path)
         self._observers = tuple(observers)
-        self._origins = Origins(max_origins)
-        self._sites = CallSites()
-        self._levels = AllLevels()
+        self._merger = Merger(max_origins)
         #: Our own code's, and what was not understood, until the next time observers are told.
         self._faults: list[ev.AnyEvent] = []
         self._said: set[str] = set()
-        self._places: set[str] = set()
         #: A scrape tells observers, too.
         self._lock = threading.RLock()
         self._peers: set[_Peer] = set()
@@ -104,8 +97,8 @@ class Collector:
         with self._lock:
             faults, self._faults = self._faults, []
             # What there was at most first: together they would be of one moment.
-            self._tell([*faults, *self._levels.take_records()])
-            self._tell(self._levels.take())
+            self._tell([*faults, *self._merger.levels.take_records()])
+            self._tell(self._merger.levels.take())
 
     def finish(self) -> None:
         """Read what the processes that are gone have left in their sockets, and stop."""
@@ -201,7 +194,7 @@ class Collector:
         self._hang_up(peer)
         self.roster.leave(peer, said_bye=peer.said_bye)
         with self._lock:
-            self._levels.forget(peer)
+            self._merger.levels.forget(peer)
 
     def _hang_up(self, peer: _Peer) -> None:
         if peer.connection is not None:
@@ -244,35 +237,11 @@ class Collector:
                 self.roster.heard(peer)
             # What comes after a good-bye makes it void.
             peer.said_bye = message.bye or (peer.said_bye and not message.rows)
-            for count, event in message.rows:
-                told += [one for one in self._as_one(peer, event) for _ in range(count)]
-        if told:
             with self._lock:
-                self._tell(told)
-
-    def _as_one(self, peer: _Peer, event: ev.AnyEvent) -> Iterator[ev.AnyEvent]:
-        """Bound the names of all processes as those of one are bounded; levels are added up."""
-        if isinstance(event, ev.Faulted):
-            yield ev.Faulted(self._place(event.where))
-            return
-        own = event.origin
-        state, _ = self._origins.find(own)
-        if state.origin != own:
-            event = event._replace(origin=state.origin)
-        if isinstance(event, ev.Levels):
-            with self._lock:
-                self._levels.put(peer, own, event)
-        elif isinstance(event, ev.AskedFor | ev.Held) and event.path:
-            site = self._sites.known(CallSite(event.path, event.function, event.line))
-            yield event._replace(**site._asdict())
-        else:
-            yield event
-
-    def _place(self, where: str) -> str:
-        if where not in self._places and len(self._places) >= _PLACES:
-            return _ELSEWHERE
-        self._places.add(where)
-        return where
+                for count, event in message.rows:
+                    told += [one for one in self._merger.merged(peer, event) for _ in range(count)]
+        with self._lock:
+            self._tell(told)
 
     def _tell(self, told: Sequence[ev.AnyEvent]) -> None:
         for observer in self._observers if told else ():
@@ -280,7 +249,7 @@ class Collector:
                 observer.tell(told)
             except Exception as error:  # noqa: BLE001 - the others are told, and the next time it is
                 self._fault(f"observer.{type(observer).__name__}", spelled(error))
-                self._levels.tell_again()
+                self._merger.levels.tell_again()
 
     def _fault(self, where: str, what: str) -> None:
         with self._lock:

@@ -35,6 +35,17 @@ class AllLevels:
         for own, levels in self._told.pop(who, {}).items():
             self._change((who, own), levels, Levels(levels.origin))
 
+    def move(self, origin: Origin, heir: Origin) -> None:
+        """Count what is open at an origin as another one's."""
+        for who, told in self._told.items():
+            for own in [own for own, levels in told.items() if levels.origin == origin]:
+                self.put(who, own, told[own]._replace(origin=heir))
+
+    def drop(self, origin: Origin) -> None:
+        """Forget an origin: its name does not come back."""
+        self._sums.pop(origin, None)
+        self._changed.pop(origin, None)
+
     def _change(self, key: Hashable, before: Levels | None, now: Levels) -> None:
         if before is not None and before.origin != now.origin:
             self._change(key, before, Levels(before.origin))

@@ -34,6 +34,8 @@ class Relay(Observer):
     in a file beside the collector's socket. If the collector is gone, so is the whole account.
     """
 
+    may_block = False
+
     def __init__(self, path: str) -> None:
         self._path = path
         self._begin()
