@@ -105,6 +105,21 @@ class Peer:
         data, self._received = self._received[:length], self._received[length:]
         return data
 
+    def chunks(self) -> bytes:
+        """Read a body that comes in chunks."""
+        body = b""
+        while length := int(self._line() or b"0", 16):
+            body += self.exactly(length)
+            self._line()
+        self._line()
+        return body
+
+    def _line(self) -> bytes:
+        while b"\r\n" not in self._received and self._receive():
+            pass
+        line, _, self._received = self._received.partition(b"\r\n")
+        return line
+
     def _receive(self) -> bool:
         try:
             data = self.sock.recv(65536)

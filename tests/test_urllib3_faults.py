@@ -116,8 +116,7 @@ def test_a_checkout_whose_hook_faults_is_not_pending_for_ever(scope, serve, monk
 
 
 def test_a_fault_while_a_connection_is_made_keeps_nobodys_connection(scope, serve, monkeypatch):
-    client = poolscope._process.patchers["urllib3"].hooks[0].before.__self__
-    monkeypatch.setattr(client, "take", lambda *_: 1 / 0)
+    monkeypatch.setattr("poolscope.clients.urllib3_sockets.is_requested", lambda *_: 1 / 0)
     with urllib3.HTTPConnectionPool(HOST, serve(keep_alive).port) as pool:
         conn = pool._new_conn()
         conn.connect()

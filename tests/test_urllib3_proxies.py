@@ -225,6 +225,88 @@ def test_socks_that_refuses_has_opened_a_connection_for_nothing(scope, serve):
     assert seen.closed == {"error": 1}
 
 
+def stalls_after(number):
+    """Let a SOCKS proxy say nothing more after so many of its answers."""
+
+    def handler(peer):
+        answers = (b"\x05\x00", b"\x05\x00\x00")  # the second one is a part
+        for answer in answers[:number]:
+            peer.exactly(3)
+            peer.send(answer)
+        peer.until_hung_up()
+
+    return handler
+
+
+@pytest.mark.parametrize("version", ["socks4", "socks5h"])
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+def test_socks_that_stalls_is_a_time_out(scope, serve, tls, version, number, secure):
+    target, proxy = serve(keep_alive, tls=tls if secure else None), serve(stalls_after(number))
+    seen = scope.of(target)
+    with SOCKSProxyManager(f"{version}://{HOST}:{proxy.port}", timeout=0.1) as manager:
+        for _ in range(2):
+            with pytest.raises((HTTPError, OSError)):
+                manager.request("GET", target.url, retries=False)
+    assert seen.not_created == {"timeout": 2}
+    assert seen.failed == {("first", "connect"): 2}
+    assert seen.opened == {"first": 1, "replaced_timeout": 1}
+    assert seen.closed == {"timeout": 2}
+    assert (proxy.accepted, target.accepted) == (2, 0)
+
+
+@pytest.mark.parametrize("through", ["nothing", "a tunnel", "socks"])
+def test_a_target_that_stalls_under_its_handshake_is_a_time_out(scope, serve, through):
+    target = serve(silence)
+    url = f"https://{HOST}:{target.port}"
+    seen = scope.of(target, scheme="https")
+    manager = {
+        "nothing": lambda: urllib3.PoolManager(timeout=0.2),
+        "a tunnel": lambda: urllib3.ProxyManager(serve(connect_proxy).url, timeout=0.2),
+        "socks": lambda: SOCKSProxyManager(f"socks5h://{HOST}:{serve(socks5).port}", timeout=0.2),
+    }[through]()
+    for _ in range(2):
+        with pytest.raises((HTTPError, OSError)):
+            manager.request("GET", url, retries=False)
+    manager.clear()
+    assert seen.not_created == {"timeout": 2}
+    assert seen.failed == {("first", "connect"): 2}
+    assert seen.opened == {"first": 1, "replaced_timeout": 1}
+    assert seen.closed == {"timeout": 2}
+    assert seen.failed_handshakes == {"timeout": 2}
+    assert target.accepted == 2
+
+
+def test_a_tls_proxy_that_stalls_under_its_handshake_is_a_time_out(scope, serve, tls):
+    target, proxy = serve(keep_alive, tls=tls), serve(silence)
+    seen = scope.of(target)
+    with urllib3.ProxyManager(f"https://{HOST}:{proxy.port}", timeout=0.1) as manager:
+        with pytest.raises((HTTPError, OSError)):
+            manager.request("GET", target.url, retries=False)
+        assert seen.opened == {"first": 1}
+        assert seen.closed == {"timeout": 1}
+        assert seen.not_created == {"timeout": 1}
+    assert scope.of(proxy, scheme="https").failed_handshakes == {"timeout": 1}
+
+
+def test_a_proxy_that_stalls_within_its_answer_to_connect_is_a_time_out(scope, serve, tls):
+    def half(peer):
+        peer.request()
+        peer.send(b"HTTP/1.1 200 Connection")
+        peer.until_hung_up()
+
+    target, proxy = serve(keep_alive, tls=tls), serve(half)
+    seen = scope.of(target)
+    with urllib3.ProxyManager(proxy.url, timeout=0.1) as manager:
+        for _ in range(2):
+            with pytest.raises((HTTPError, OSError)):
+                manager.request("GET", target.url, retries=False)
+    assert seen.opened == {"first": 1, "replaced_timeout": 1}
+    assert seen.closed == {"timeout": 2}
+    assert seen.not_created == {"timeout": 2}
+    assert seen.failed == {("first", "connect"): 2}
+
+
 def test_socks_that_is_not_there_is_refused(scope, serve):
     target, port = serve(keep_alive), free_port()
     seen = scope.of(target)

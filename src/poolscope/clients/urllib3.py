@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from poolscope.callsites import asking
 from poolscope.catalog import DURATION_BOUNDS
+from poolscope.clients.urllib3_causes import is_requested
 from poolscope.clients.urllib3_records import is_checked_out, origin, still_open
 from poolscope.clients.urllib3_sockets import Sockets, current
 from poolscope.patching import Hook
@@ -24,6 +25,8 @@ __all__ = ["Client", "is_checked_out", "refuse", "still_open"]
 
 # urllib3.future's versions are those of urllib3 with a last part from here on.
 _FUTURE = 900
+# http.client's own word for where a connection is in an exchange; nothing public tells.
+_STATE, _IDLE = "_HTTPConnection__state", "Idle"
 
 
 class _Wait(NamedTuple):
@@ -110,10 +113,7 @@ class Client(Sockets):
         except AttributeError:
             return
         if carrier.taken_at:
-            if carrier.ref is not None and carrier.ref() is conn:
-                self._answered(carrier)  # somebody's connection class checks no headers
-            else:
-                self.finish(carrier)  # a stub has played the answer
+            self._came_back(carrier, conn)
         connection = carrier.connection
         if connection is not None and not connection.reason and connection.busy_since:
             now, since = self.clock(), connection.busy_since
@@ -163,8 +163,10 @@ class Client(Sockets):
             or connection.reason
             or not connection.answered
             or carrier.outer is not None
+            or (ref := carrier.ref) is None
+            or getattr(ref(), _STATE, _IDLE) != _IDLE
         ):
-            self._answered(carrier)
+            self._heard(carrier)
             return
         seconds = self.clock() - carrier.taken_at
         bucket = bisect_left(DURATION_BOUNDS, seconds)
@@ -208,6 +210,15 @@ class Client(Sockets):
         if error is None and carrier.taken_at:
             self._answered(carrier)
 
+    def _heard(self, carrier: Carrier) -> None:
+        """Take headers for the answer to a request, unless they can only be another connection's.
+
+        Somebody may use one without a pool while this one connects, or sends its body.
+        """
+        conn = carrier.ref and carrier.ref()
+        if not carrier.connecting and getattr(conn, _STATE, _IDLE) == _IDLE:
+            self._answered(carrier)
+
     def _answered(self, carrier: Carrier) -> None:
         now = self.clock()
         began = self.finish(carrier)
@@ -222,6 +233,14 @@ class Client(Sockets):
         else:
             carrier.ledger.log.append(("first", carrier.pool, now - began, self.context()))
         connection.answered += 1
+
+    def _came_back(self, carrier: Carrier, conn: Any) -> None:
+        """End a request whose headers nobody has checked, as its connection is given back."""
+        is_real = carrier.ref is not None and carrier.ref() is conn  # no stub that plays answers
+        if is_real and not carrier.is_early and is_requested(sys._getframe(2), carrier):  # noqa: SLF001 - as above
+            self._answered(carrier)  # somebody's connection class checks no headers
+        else:
+            self.finish(carrier)  # by hand: nothing was asked
 
     def context(self) -> Any:
         """Return what a latency is remembered with: nothing."""

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 import sys
-from collections.abc import Iterator
-from http.client import HTTPException, IncompleteRead
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
-from poolscope.records import KEY, Pool
+from poolscope.clients.urllib3_errors import failure, is_of_the_exchange
+from poolscope.records import KEY, Carrier
 
 _DEPTH = 24
-#: The functions that say why when they are found around a close.
-_TELLING = frozenset(
-    ("getresponse", "urlopen", "_get_conn", "_put_conn", "_close_pool_connections", "_tunnel",
-     "_error_catcher", "close")
-)  # fmt: skip
 
 
 class Why(NamedTuple):
@@ -32,30 +25,24 @@ class Why(NamedTuple):
     response: Any = None
 
 
-def why_closed(closing: FrameType | None, failed: str, *, evicted: bool, pool_closed: bool) -> Why:
-    """Say why ``close`` is being called, from the frames around it: where it is called says why.
+_EXPLICIT = Why("explicit")
 
-    ``failed`` is the class of the error that the connect's own hooks saw, ``evicted`` and
-    ``pool_closed`` what is known of the pool.
+
+def why_closed(closing: FrameType | None, carrier: Carrier) -> Why:
+    """Say why ``close`` is being called on a connection: where it is called says why.
+
+    Of the frames around it, the innermost that has to do with this very connection counts. The
+    calling code may run anywhere inside urllib3 (as the generator of another request's body, a
+    logging handler, a finalizer), and close whichever it likes.
     """
     for frame, name in _around(closing):
-        if name not in _TELLING:
+        tell = _TELLING.get(name)
+        if tell is None:
             continue
-        module = frame.f_globals.get("__name__", "")
-        if name == "getresponse" and module == "http.client":
-            response = frame.f_locals.get("response")
-            # begin() raises before it can tell whether the response will close.
-            if getattr(response, "will_close", None) is True:
-                return Why("server_close", response=response)
-            return Why("reset", "reset")
-        if name == "urlopen" and module == "urllib3.connectionpool":
-            error = _error_of(frame)
-            kind = failure(error)
-            return Why(_reason(failed or kind), "protocol" if kind == "tls" else kind, error)
-        reason = _reason_at(frame, name, module, evicted=evicted, pool_closed=pool_closed)
-        if reason:
-            return Why(reason)
-    return Why("explicit")
+        why = tell(frame, frame.f_globals.get("__name__", ""), carrier)
+        if why is not None:
+            return why
+    return _EXPLICIT
 
 
 def _around(frame: FrameType | None) -> Iterator[tuple[FrameType, str]]:
@@ -67,158 +54,144 @@ def _around(frame: FrameType | None) -> Iterator[tuple[FrameType, str]]:
         frame = frame.f_back
 
 
-def _reason_at(
-    frame: FrameType, name: str, module: str, *, evicted: bool, pool_closed: bool
-) -> str:
-    """Name the reason that one frame stands for, or ""."""
-    if name == "_get_conn" and _is_a_pools(frame, module):
-        return "stale"
-    if name == "_put_conn" and _is_a_pools(frame, module):
-        return "pool_closed" if pool_closed else "pool_full"
-    if name == "_close_pool_connections" and module == "urllib3.connectionpool":
-        return _why_pool_closed(frame.f_back, evicted=evicted)
-    if name == "_tunnel" and module in ("http.client", "urllib3.connection"):
-        return "error"
-    if name == "_error_catcher" and module == "urllib3.response":
-        # In a finally with an exception in flight, so this is that one.
-        return _reason(failure(sys.exc_info()[1]))
-    if name == "close" and module == "urllib3.response":
-        return _why_response_closed(frame.f_back)
-    return ""
+def _has(owner: Any, record: Any) -> bool:
+    """Tell whether a record of ours hangs on what a frame of urllib3's calls conn or self."""
+    return getattr(owner, KEY, None) is record
 
 
-def _is_a_pools(frame: FrameType, module: str) -> bool:
-    """Tell a pool's method, perhaps of a subclass elsewhere, from a function of that name."""
+def _is(owner: Any, record: Any) -> bool:
+    """Tell the same of a frame that may be anybody's: no code of that object's may run."""
+    try:
+        return object.__getattribute__(owner, KEY) is record
+    except AttributeError:
+        return False
+
+
+def is_requested(frame: FrameType | None, carrier: Carrier) -> bool:
+    """Tell whether a request on this connection is made, or its response let go, around a frame.
+
+    Else somebody has taken the connection out of its pool by hand, perhaps to warm it.
+    """
+    for around, name in _around(frame):
+        where = (name, around.f_globals.get("__name__"))
+        if where == ("urlopen", "urllib3.connectionpool"):
+            if _has(around.f_locals.get("conn"), carrier):
+                return True
+        elif where == ("release_conn", "urllib3.response") and _is_read_on(around, carrier):
+            return True
+    return False
+
+
+# ---- what each function says in which a connection is closed; None if it is about another one
+
+
+def _getresponse(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
+    if module != "http.client" or not _has(frame.f_locals.get("self"), carrier):
+        return None
+    response = frame.f_locals.get("response")
+    # begin() raises before it can tell whether the response will close.
+    if getattr(response, "will_close", None) is True:
+        return Why("server_close", response=response)
+    return Why("reset", "reset")
+
+
+def _connect(frame: FrameType, _module: str, carrier: Carrier) -> Why | None:
+    """Say why its own set-up closes it: somebody's connection class tidies up when that fails."""
+    error = sys.exc_info()[1]
+    if not carrier.connecting or error is None or not _is(frame.f_locals.get("self"), carrier):
+        return None
+    return Why(_reason(carrier.failed or failure(error)))
+
+
+def _tunnel(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
+    is_it = module in ("http.client", "urllib3.connection")
+    return Why("error") if is_it and _has(frame.f_locals.get("self"), carrier) else None
+
+
+def _make_request(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
+    """Say why it is closed within its own request, where nothing of urllib3's does it."""
+    is_it = module == "urllib3.connectionpool" and not carrier.connecting
+    return _EXPLICIT if is_it and _has(frame.f_locals.get("conn"), carrier) else None
+
+
+def _urlopen(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
+    """Say why ``finally`` closes it: the error is in flight, or in ``err`` if it retries."""
+    if module != "urllib3.connectionpool" or not _has(frame.f_locals.get("conn"), carrier):
+        return None
+    error = frame.f_locals.get("err")
+    error = error if isinstance(error, BaseException) else sys.exc_info()[1]
+    if not carrier.taken_at and not is_of_the_exchange(error):
+        return Why("unread")  # the headers had come, and the body was being read
+    kind = failure(error)
+    return Why(_reason(carrier.failed or kind), "protocol" if kind == "tls" else kind, error)
+
+
+def _get_conn(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
+    return Why("stale") if _is_of_pool(frame, module, carrier) else None
+
+
+def _put_conn(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
+    if not _is_of_pool(frame, module, carrier):
+        return None
+    return Why("pool_closed" if carrier.pool.closed else "pool_full")
+
+
+def _is_of_pool(frame: FrameType, module: str, carrier: Carrier) -> bool:
+    """Tell whether this pool, perhaps of a class elsewhere, has the connection in hand."""
     if module == "urllib3.connectionpool":
-        return True
-    return isinstance(getattr(frame.f_locals.get("self"), KEY, None), Pool)
+        return _has(frame.f_locals.get("conn"), carrier)
+    return _is(frame.f_locals.get("self"), carrier.pool)
 
 
-def _why_response_closed(caller: FrameType | None) -> str:
+def _close_pool_connections(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
+    if module != "urllib3.connectionpool" or not _has(frame.f_locals.get("conn"), carrier):
+        return None
+    for closing, name in _around(frame.f_back):
+        where = (name, closing.f_globals.get("__name__", ""))
+        if where in (("close", "urllib3.connectionpool"), ("clear", "urllib3.poolmanager")):
+            return Why("pool_closed")
+        if where == ("_exitfunc", "weakref"):
+            return Why("exit")
+    return Why("evicted" if carrier.pool.evicted else "collected")
+
+
+def _error_catcher(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
+    """Say why it is closed within a body: for what is caught, or because nobody reads on."""
+    if module != "urllib3.response" or not _is_read_on(frame, carrier):
+        return None
+    error = sys.exc_info()[1]  # in a finally with an exception in flight, so this is that one
+    return Why(_reason(failure(error)) if is_of_the_exchange(error) else "unread")
+
+
+def _close(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
+    if module != "urllib3.response" or not _is_read_on(frame, carrier):
+        return None
+    caller = frame.f_back
     if caller is not None and caller.f_code.co_name == "_update_chunk_length":
         # The body ended where a chunk's length should have been, or something else stood there.
-        return "error" if caller.f_locals.get("line") else "reset"
-    return "unread"
+        return Why("error" if caller.f_locals.get("line") else "reset")
+    return Why("unread")
 
 
-def _why_pool_closed(closing: FrameType | None, *, evicted: bool) -> str:
-    for frame, name in _around(closing):
-        if name in ("close", "clear", "_exitfunc"):
-            module = frame.f_globals.get("__name__", "")
-            if (name, module) in (
-                ("close", "urllib3.connectionpool"),
-                ("clear", "urllib3.poolmanager"),
-            ):
-                return "pool_closed"
-            if (name, module) == ("_exitfunc", "weakref"):
-                return "exit"
-    return "evicted" if evicted else "collected"
-
-
-def _error_of(urlopen: FrameType) -> BaseException | None:
-    """Return the error for which urlopen's ``finally`` gives the connection up.
-
-    It is in flight, or, when a retry is to come, in the variable ``err``.
-    """
-    error = urlopen.f_locals.get("err")
-    return error if isinstance(error, BaseException) else sys.exc_info()[1]
+def _is_read_on(frame: FrameType, carrier: Carrier) -> bool:
+    """Tell whether a response's method is about the body that comes on this connection."""
+    return _has(getattr(frame.f_locals.get("self"), "_connection", None), carrier)
 
 
 def _reason(failed: str) -> str:
     return failed if failed in ("reset", "timeout") else "error"
 
 
-def failure(error: BaseException | None) -> str:
-    """Classify what ended a request: ``reset``, ``timeout``, ``protocol``, ``tls`` or ``other``."""
-    for cause in _unwrapped(error):
-        if isinstance(cause, IncompleteRead | ConnectionError | ssl.SSLEOFError):
-            return "reset"
-        if isinstance(cause, ssl.SSLZeroReturnError):
-            return "reset"
-        if isinstance(cause, TimeoutError | socket.timeout):
-            return "timeout"
-        if isinstance(cause, ssl.SSLError):
-            return "tls"
-        if isinstance(cause, HTTPException):
-            return "protocol"
-    names = {type(cause).__name__ for cause in _unwrapped(error)}
-    if names & {"ReadTimeoutError", "ConnectTimeoutError", "Timeout"}:
-        return "timeout"
-    return "protocol" if "ProtocolError" in names else "other"
-
-
-def connect_failure(error: BaseException, *, tunnelling: bool) -> str:
-    """Classify why no usable connection came about.
-
-    Returns ``dns``, ``refused``, ``timeout``, ``tls``, ``proxy`` or ``other``. ``tunnelling``
-    says that TCP to the proxy stood and that the target's TLS had not begun.
-    """
-    chain = list(_unwrapped(error))
-    for cause in chain:
-        if isinstance(cause, socket.gaierror):
-            return "dns"
-        if isinstance(cause, ConnectionRefusedError) and not tunnelling:
-            return "refused"
-        if isinstance(cause, TimeoutError | socket.timeout):
-            return "timeout"
-        if isinstance(cause, ssl.SSLError | ssl.CertificateError):
-            return "tls"
-    names = {type(cause).__name__ for cause in chain}
-    if "ConnectTimeoutError" in names and "NewConnectionError" not in names:
-        return "timeout"
-    if names & {"CertificateError", "SSLError"}:
-        return "tls"
-    if tunnelling or any(map(_is_socks, chain)):
-        return "proxy"
-    return "other"
-
-
-def is_about_connecting(error: BaseException | None) -> bool:
-    """Tell whether an error that came before there was a connection is why there is none."""
-    return any(
-        isinstance(cause, OSError) or type(cause).__name__ == "NewConnectionError"
-        for cause in _unwrapped(error)
-    )
-
-
-def reached_proxy(error: BaseException) -> bool:
-    """Tell whether TCP to a SOCKS proxy stood, and it was the proxy that said no."""
-    names = {type(cause).__name__ for cause in _unwrapped(error) if _is_socks(cause)}
-    return bool(names) and "ProxyConnectionError" not in names
-
-
-def _is_socks(error: BaseException) -> bool:
-    return type(error).__module__ == "socks"
-
-
-def _unwrapped(error: BaseException | None) -> list[BaseException]:
-    """Return the error and those inside it, outermost first.
-
-    urllib3 2.x chains with ``from``, 1.26 keeps the inner error in ``args`` or raises while it
-    handles it. Other implicit contexts are the caller's own business and not followed.
-    """
-    found: list[BaseException] = []
-    while error is not None and len(found) < _DEPTH:
-        found.append(error)
-        error = _inside(error)
-    return found
-
-
-def _inside(error: BaseException) -> BaseException | None:
-    try:
-        return _look_inside(error)
-    except Exception:  # noqa: BLE001 - an exception of the host's may do anything when it is asked
-        return None
-
-
-def _look_inside(error: BaseException) -> BaseException | None:
-    candidates: list[Any] = [
-        getattr(error, "reason", None),
-        getattr(error, "original_error", None),
-        getattr(error, "socket_err", None),
-        error.__cause__,
-        *reversed(error.args),
-    ]
-    if type(error).__module__ == "urllib3.exceptions":
-        candidates.append(error.__context__)
-    return next((item for item in candidates if isinstance(item, BaseException)), None)
+#: By the name of the function that is found around a close.
+_TELLING: dict[str, Callable[[FrameType, str, Carrier], Why | None]] = {
+    "getresponse": _getresponse,
+    "connect": _connect,
+    "_tunnel": _tunnel,
+    "_make_request": _make_request,
+    "urlopen": _urlopen,
+    "_get_conn": _get_conn,
+    "_put_conn": _put_conn,
+    "_close_pool_connections": _close_pool_connections,
+    "_error_catcher": _error_catcher,
+    "close": _close,
+}

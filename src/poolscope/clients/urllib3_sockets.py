@@ -10,13 +10,8 @@ import sys
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from poolscope.clients.urllib3_causes import (
-    Why,
-    connect_failure,
-    is_about_connecting,
-    reached_proxy,
-    why_closed,
-)
+from poolscope.clients.urllib3_causes import Why, is_requested, why_closed
+from poolscope.clients.urllib3_errors import connect_failure, is_about_connecting, reached_proxy
 from poolscope.clients.urllib3_records import Records, origin
 from poolscope.events import Origin
 from poolscope.records import Carrier, Connection, Ref
@@ -73,8 +68,8 @@ class Sockets(Records):
                 return None
             carrier.connecting = True
             carrier.failed = ""
-            if not carrier.taken_at:  # a tunnel connects before its request is made
-                self.take(carrier, now)
+            if not carrier.taken_at and is_requested(sys._getframe(1), carrier):  # noqa: SLF001 - see close()
+                self.take(carrier, now)  # a tunnel connects before its request is made
                 carrier.is_early = True
         outer = current.get()
         current.set(carrier)
@@ -117,7 +112,8 @@ class Sockets(Records):
         if error is None:
             self.open(carrier, now)
         elif reached_proxy(error):
-            self.open(carrier, now).end(now, "error")
+            kind = connect_failure(error, tunnelling=False)
+            self.open(carrier, now).end(now, "timeout" if kind == "timeout" else "error")
 
     def handshake(
         self, sock: Any, ssl_context: Any, tls_in_tls: Any, server_hostname: Any = None
@@ -160,12 +156,7 @@ class Sockets(Records):
         if is_closed and not carrier.taken_at:
             return
         pool, now = carrier.pool, self.clock()
-        why = why_closed(
-            sys._getframe(1),  # noqa: SLF001 - where close() is called says why
-            carrier.failed,
-            evicted=pool.evicted,
-            pool_closed=pool.closed,
-        )
+        why = why_closed(sys._getframe(1), carrier)  # noqa: SLF001 - where it is called says why
         connection = carrier.connection
         if connection is None or connection.reason:
             connection = None if is_closed else self.find(carrier, carrier.taken_at or now)

@@ -40,7 +40,7 @@ class TracedClient(Client):
         """Before the headers are checked, the long way: it asks for the context."""
         carrier = current.get()
         if carrier is not None and carrier.taken_at:
-            self._answered(carrier)
+            self._heard(carrier)
 
     def context(self) -> Any:
         """Return what a latency is remembered with."""
