@@ -3,6 +3,7 @@
 import pytest
 
 import scripted
+from poolscope import catalog
 from poolscope import events as ev
 from poolscope.advice import findings
 from scripted import API, answered, closed, failed, opened, summary
@@ -67,6 +68,35 @@ CASES = {
     "PoolscopeIdleTimeoutRace": (
         [scripted.idle_race()],
         [answered(5, 995), opened("replaced_stale", 4), closed("stale", 4)],
+    ),
+    "PoolscopeApplicationCloses": (
+        [
+            answered(20, 80),
+            opened("first"),
+            opened("replaced_explicit", 15),
+            opened("replaced_pool_closed", 4),
+            closed("explicit", 16),
+            closed("pool_closed", 4),
+        ],
+        # Closed, and never wanted again.
+        [answered(20, 80), opened("first"), opened("growth", 19), closed("explicit", 20)],
+    ),
+    "PoolscopeConnectionChurn": (
+        # Each is too rare to be judged, and together they are one request in twenty.
+        [
+            answered(51, 949),
+            opened("first"),
+            opened("new_pool", 20),
+            opened("replaced_explicit", 20),
+            opened("replaced_server_close", 10),
+        ],
+        [
+            answered(50, 950),
+            opened("first"),
+            opened("new_pool", 20),
+            opened("replaced_explicit", 20),
+            opened("replaced_server_close", 9),
+        ],
     ),
     "PoolscopeHeldConnections": (
         [answered(5, 295), held(3)],
@@ -259,10 +289,88 @@ def test_who_asks_once_a_minute_finds_its_connection_closed_and_nothing_is_wrong
     assert [one.severity for one in found(*failing, seconds=3600.0)] == ["failing"]
 
 
+CAUSES = (*catalog.AVOIDABLE_CAUSES, *catalog.OTHER_SIDE_CAUSES, "replaced_exit", "of_tomorrow")
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_no_churn_ends_as_nothing_to_fix(cause):
+    """Whatever the cause, also one that this version does not know, and whatever was closed."""
+    history = [answered(20), opened("first"), opened(cause, 19)]
+    (finding,) = found(*history)
+    assert finding.cost.connections == 19
+    assert finding.saves.startswith("19 of 20 connections; ")
+    assert found(answered(20, 361), opened("first"), opened(cause, 19)) == []
+
+
+@pytest.mark.parametrize("cause", [*catalog.NEEDED_CAUSES])
+def test_what_is_needed_is_no_churn(cause):
+    assert found(answered(20), opened(cause, 20)) == []
+
+
+def test_what_a_finding_tells_is_not_told_again():
+    """Eight in a hundred are left, and half of them could be told by nobody else."""
+    history = [
+        answered(48, 52),
+        opened("first"),
+        opened("new_pool", 40),
+        opened("replaced_stale", 4),
+        opened("replaced_error", 4),
+    ]
+    session, rest = found(*history)
+    assert (session.id, rest.id) == ("PoolscopeSessionPerRequest", "PoolscopeConnectionChurn")
+    assert (session.cost.connections, rest.cost.connections) == (40, 8)
+    assert rest.whose == "the other side"
+    assert rest.problem.startswith(
+        "8 of 49 connections had to be opened though there had been others before: 4 as the other "
+        "side had closed one that was idle, 4 as an error had ended one."
+    )
+
+
+def test_many_causes_are_named_from_the_most_frequent_on():
+    causes = ("new_pool", "replaced_unread", "replaced_explicit", "replaced_stale", "of_tomorrow")
+    history = [opened(cause, 10 + number) for number, cause in enumerate(causes)]
+    (finding,) = found(answered(60, 240), *history)
+    assert finding.whose == "the application or the other side"
+    assert "14 because of `of_tomorrow`, 13 as the other side had closed" in finding.problem
+    assert ", 10 for other causes." in finding.problem
+
+
+def test_who_asks_once_a_minute_has_no_churn():
+    history = [answered(60), [ev.PoolOpened(API)], opened("first"), opened("replaced_stale", 57),
+               opened("new_pool", 2), [ev.Levels(API, idle=1, pools=1, max=10)]]  # fmt: skip
+    assert found(*history, seconds=3600.0) == []
+
+
+def test_nothing_answered_is_no_matter_of_churn():
+    history = [opened("replaced_error", 19), closed("error", 20), failed("protocol", 20)]
+    assert [one.id for one in found(*history)] == ["PoolscopeRequestsCutOff"]
+
+
+def test_the_lines_that_close_connections_are_named():
+    asked = [ev.AskedFor(API, "tidy.py", "tidy", "3", "replaced_explicit")] * 15
+    (finding,) = found(*CASES["PoolscopeApplicationCloses"][0], asked)
+    assert finding.where == "tidy.py:3 in tidy, 15 times"
+    assert finding.whose == "the application"
+
+
+def test_bodies_that_are_not_what_they_should_be_are_told_from_what_failed_before():
+    history = [answered(20, 80), opened("replaced_error", 20), closed("error", 21)]
+    connects = no_connection("tls", 4) + [ev.Created(API, 0.1, "refused")] * 5
+    seen = found(*history, failed("protocol", 3), connects)
+    assert {one.id for one in seen} == {"PoolscopeConnectFailures", "PoolscopeRequestsCutOff"}
+    cut_off = next(one for one in seen if one.id == "PoolscopeRequestsCutOff")
+    assert cut_off.problem == (
+        "Of 107 requests some failed half-way: 3 answered with something that is not HTTP, 14 "
+        "ended by an error in the answer's body."
+    )
+
+
 SHARES = {
     "PoolscopeSessionPerRequest": (0.05, lambda times: [opened("new_pool", times)]),
     "PoolscopeUnreadResponses": (0.05, lambda times: [closed("unread", times)]),
     "PoolscopePoolEviction": (0.05, lambda times: [opened("replaced_evicted", times)]),
+    "PoolscopeApplicationCloses": (0.05, lambda times: [opened("replaced_explicit", times)]),
+    "PoolscopeConnectionChurn": (0.05, lambda times: [opened("replaced_error", times)]),
     "PoolscopeServerCloses": (0.05, lambda times: [closed("server_close", times)]),
     "PoolscopeIdleTimeoutRace": (0.05, lambda times: [closed("stale", times)]),
     "PoolscopePoolTooSmall": (0.01, lambda times: [closed("pool_full", times)]),

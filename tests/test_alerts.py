@@ -98,6 +98,8 @@ WRONG = {
     "PoolscopeSessionPerRequest": opened("new_pool", 90),
     "PoolscopeUnreadResponses": closed("unread", 60),
     "PoolscopeHeldConnections": {series(catalog.HELD, 'code_file_path="app.py"'): 30},
+    "PoolscopeApplicationCloses": opened("replaced_explicit", 40)
+    | opened("replaced_pool_closed", 20),
     "PoolscopeServerCloses": closed("server_close", 60),
     "PoolscopeRequestTimeouts": failed("timeout", 30),
     "PoolscopeRequestsCutOff": failed("reset", 10, "false") | failed("protocol", 10),

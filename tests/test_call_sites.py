@@ -207,6 +207,56 @@ def test_processes_share_one_bound_under_run(tmp_path, held):
     assert len(set(named)) == callsites.MAX_SITES + 1
 
 
+GIVING_UP = """
+    import sys, requests, urllib3
+    session = requests.Session()
+    pool = urllib3.PoolManager()
+    def leave(url):
+        with session.get(url, stream=True) as response:
+            for line in response.iter_lines():
+                break
+    def fail(url):
+        try:
+            for chunk in session.get(url, stream=True).iter_content(4):
+                raise LookupError
+        except LookupError:
+            pass
+    def tidy(url):
+        response = pool.request("GET", url, preload_content=False)
+        response.read(5)
+        shut(response.connection)
+    def shut(conn):
+        conn.close()
+    for _ in range(20):
+        globals()[sys.argv[2]](sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "where", "cause", "finding"),
+    [
+        ("leave", 6, "replaced_unread", "PoolscopeUnreadResponses"),
+        ("fail", 11, "replaced_unread", "PoolscopeUnreadResponses"),
+        ("tidy", 20, "replaced_explicit", "PoolscopeApplicationCloses"),
+    ],
+)
+def test_who_gives_connections_up_is_pointed_at(serve, tmp_path, way, where, cause, finding):
+    def chunks(peer):
+        for _ in peer:
+            peer.answer(b"6\r\nhello\n\r\n" * 9, "Transfer-Encoding: chunked", length=-1)
+
+    server = serve(chunks)
+    write(tmp_path, "main.py", GIVING_UP)
+    result = play(tmp_path, "main.py", server, way)
+    assert result.returncode == 0, result.stderr
+    assert (server.accepted, server.answered) == (20, 20)
+    [(path, function, line, told)] = sites = sites_of(result, server)
+    assert (path, line, told) == ("main.py", where, cause)
+    assert list(sites.values()) == [19]
+    [one] = origin_of(report_of(result), server)["findings"]
+    assert (one["id"], one["where"]) == (finding, f"main.py:{where} in {function}, 19 times")
+
+
 def test_what_need_be_opened_has_no_site(server, tmp_path):
     """Growth is needed, and the other side's doing is not the application's."""
     write(

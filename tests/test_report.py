@@ -37,7 +37,7 @@ https://api.example.com                                                         
     Opening one, TLS included, takes 30 ms on average; for these that is 36 s in all.
     Whose move: the application. It makes a new Session or PoolManager again and again, and drops
     the old one with its open connections. Every plain `requests.get()` or `requests.post()` does
-    that.
+    that, and so does `close()` or `clear()` before one is used again.
     Change: Make one Session when the program starts (`session = requests.Session()` at module
     level, or one for each long-lived thread) and call `session.get(...)`. With urllib3 keep one
     `PoolManager()`.

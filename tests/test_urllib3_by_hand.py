@@ -16,8 +16,9 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import HTTPError
 
 import poolscope
-from peers import HOST, free_port, keep_alive, scripted, silence
+from peers import HOST, Peer, free_port, keep_alive, silence
 from proxies import connect_proxy
+from worlds import trusting
 
 WARMED = 3
 PAUSE = 0.25
@@ -150,10 +151,14 @@ def ask(conn):
     assert (response.read() or response.data) == b"ok"  # urllib3 2.x has read it already
 
 
+class Bare(HTTPSConnection):
+    assert_hostname = None  # which 1.26 leaves to its pools
+
+
 BARE = {
-    "urllib3, http": lambda port, _ca: HTTPConnection(HOST, port),
-    "urllib3, https": lambda port, ca: HTTPSConnection(HOST, port, ca_certs=ca),
-    "http.client": lambda port, _ca: http.client.HTTPConnection(HOST, port),
+    "urllib3, http": lambda port, _: HTTPConnection(HOST, port, timeout=5),
+    "urllib3, https": lambda port, tls: Bare(HOST, port, timeout=5, ssl_context=tls),
+    "http.client": lambda port, _: http.client.HTTPConnection(HOST, port),
 }
 
 
@@ -161,7 +166,7 @@ BARE = {
 def bare(request, serve, tls, authority):
     """Return a connection without a pool, and its server."""
     server = serve(keep_alive, tls=tls if request.param.endswith("https") else None)
-    conn = BARE[request.param](server.port, authority.file)
+    conn = BARE[request.param](server.port, trusting(authority))
     yield conn, server
     conn.close()
 
@@ -400,11 +405,7 @@ def test_a_pool_that_is_closed_by_hand_is_told_so_wherever_that_is(scope, serve,
 
 
 def test_a_connection_that_is_closed_within_its_own_request_is_explicit(scope, serve):
-    def tolerant(peer):
-        peer.request()
-        peer.until_hung_up()
-
-    server = serve(scripted(tolerant, tolerant))
+    server = serve(Peer.until_hung_up)  # what comes after that is no request
     seen = scope.of(server)
     with urllib3.HTTPConnectionPool(HOST, server.port, timeout=0.5) as pool:
         conns = []

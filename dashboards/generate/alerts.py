@@ -209,6 +209,21 @@ ALERTS = (
         "Mostly they are neither read nor closed.",
     ),
     Alert(
+        "PoolscopeApplicationCloses",
+        "warning",
+        _above(
+            _per_request(
+                r.OPENED_RATE, 'poolscope_cause=~"replaced_explicit|replaced_pool_closed"'
+            ),
+            t.APPLICATION_CLOSES, _BUSY,
+        ),
+        "15m",
+        f"{{{{ $labels.job }}}} closes connections to {_WHERE} that it needs again.",
+        "{{ $value | humanizePercentage }} of the requests had to open a connection, because the "
+        "one before had been closed by hand: `close()` on a connection that its pool would have "
+        "kept." + _COSTS,
+    ),
+    Alert(
         "PoolscopeServerCloses",
         "info",
         _above(_per_request(r.CLOSED_RATE, 'poolscope_reason="server_close"'), t.SERVER_CLOSES,

@@ -27,7 +27,7 @@ from poolscope.catalog import (
 from queries import ALL_REQUESTS, FIRST, FULL, GOOD, JOB, LATER, at, now, rated, summed
 from signals import SIGNALS
 
-_APPLICATION = ("#F2495C", "#FF7383", "#C4162A", "#FF9830", "#FA6400", "#FFB357")
+_APPLICATION = ("#F2495C", "#FF7383", "#C4162A", "#FF9830", "#FA6400", "#FFB357", "#E0B400")
 _OTHER_SIDE = ("#8F3BB8", "#B877D9", "#5794F2", "#8AB8FF", "#A352CC")
 _NOBODY = ("#73BF69", "#37872D", "#96D98D")
 
@@ -45,9 +45,9 @@ CAUSE_COLOURS = _shades(
     (AVOIDABLE_CAUSES, _APPLICATION), (OTHER_SIDE_CAUSES, _OTHER_SIDE), (NEEDED_CAUSES, _NOBODY)
 )
 _REASON_COLOURS = _shades(
-    (("collected", "pool_closed", "pool_full", "unread", "evicted"), _APPLICATION),
+    (("collected", "pool_closed", "pool_full", "unread", "evicted", "explicit"), _APPLICATION),
     (("server_close", "stale", "reset", "timeout", "error"), _OTHER_SIDE),
-    (("explicit", "exit"), _NOBODY),
+    (("exit",), _NOBODY),
 )
 
 _GLANCE = Row("", [
@@ -119,7 +119,9 @@ _WHY = Row("Why? Causes and reasons", [
             "{{poolscope_cause}}",
         )],
         unit="cps", empty="none, or not looked for", span=24,
-    ), ("PoolscopeSessionPerRequest", "PoolscopeUnreadResponses")),
+    ), (
+        "PoolscopeSessionPerRequest", "PoolscopeUnreadResponses", "PoolscopeApplicationCloses",
+    )),
     Shown(lines(
         "Which lines of code take responses and keep their connections?",
         "The ten busiest, of responses that kept their connection, in silence, for longer than "

@@ -61,6 +61,11 @@ NEW_POOLS = Threshold(
 UNREAD = Threshold(
     "unread_per_request", 0.05, "Connections that unread responses may cost, per request."
 )
+APPLICATION_CLOSES = Threshold(
+    "application_closes_per_request",
+    0.05,
+    "Connections that may replace one which the application has closed, per request.",
+)
 SERVER_CLOSES = Threshold(
     "server_closes_per_request", 0.05, "Answers that may end their connection, per request."
 )
@@ -81,6 +86,7 @@ MIN_FAILURES = Threshold(
 
 THRESHOLDS = (
     MIN_REQUESTS, MIN_EACH, REQUESTS_PER_CONNECTION, HANDSHAKES, FIRST_GAP, FIRST_SHARE, DISCARDS,
-    POOL_WAIT, POOL_TIMEOUTS, LIFETIME, MIN_CLOSED, IDLE_RESETS, NEW_POOLS, UNREAD, SERVER_CLOSES,
-    HELD, TIMEOUTS, CUT_OFF, EVICTIONS, CONNECT_FAILURES, MIN_FAILURES,
+    POOL_WAIT, POOL_TIMEOUTS, LIFETIME, MIN_CLOSED, IDLE_RESETS, NEW_POOLS, UNREAD,
+    APPLICATION_CLOSES, SERVER_CLOSES, HELD, TIMEOUTS, CUT_OFF, EVICTIONS, CONNECT_FAILURES,
+    MIN_FAILURES,
 )  # fmt: skip

@@ -77,8 +77,9 @@ class CallSite(NamedTuple):
 OTHER = CallSite("_other", "_other", "0")
 #: What a site is called that nobody looked at in time.
 UNKNOWN = CallSite("", "", "")
-#: What is asked for because a response was given up: that response's line is to be told.
-_GIVEN_UP = ("replaced_unread", "replaced_collected")
+#: What is asked for because a response was given up, or its connection closed by hand: the line
+#: that did so is to be told.
+_GIVEN_UP = ("replaced_unread", "replaced_collected", "replaced_explicit")
 
 
 def asking(frame: FrameType | None) -> Site | None:
@@ -149,7 +150,8 @@ class CallSites:
     def asked_for(self, connection: Connection, origin: Origin) -> Iterator[AskedFor]:
         """Yield what is to be told of a connection whose cause is known.
 
-        Where it replaces one that an unread response has cost, that response's line is told.
+        Where it replaces one that an unread response has cost, that response's line is told; where
+        it replaces one that was closed by hand, the line that did so.
         """
         site, losers = connection.site, connection.carrier.pool.losers
         if connection.cause in _GIVEN_UP and losers:
@@ -158,11 +160,12 @@ class CallSites:
             yield AskedFor(origin, *self.spelled(site), connection.cause)
 
     def closed(self, connection: Connection, reason: str) -> None:
-        """Remember who gave up an unread response, until its connection is replaced."""
+        """Remember who gave a connection up, until it is replaced."""
         pool = connection.carrier.pool
         if f"replaced_{reason}" in _GIVEN_UP:
             pool.losers = pool.losers or []
-            pool.losers.append(_taker(connection))
+            is_known = reason == "explicit" and connection.taker is not None
+            pool.losers.append(connection.taker if is_known else _taker(connection))
 
     def held(self, connection: Connection, origin: Origin) -> Held:
         """Return what is to be told of a connection that is held."""

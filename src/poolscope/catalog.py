@@ -252,6 +252,7 @@ REASONS = (
 #: Why a connection was opened (``poolscope.cause``), by who can do something about it.
 AVOIDABLE_CAUSES = (
     "new_pool", "replaced_pool_full", "replaced_unread", "replaced_evicted", "replaced_collected",
+    "replaced_explicit", "replaced_pool_closed",
 )  # fmt: skip
 OTHER_SIDE_CAUSES = (
     "replaced_server_close", "replaced_stale", "replaced_reset", "replaced_timeout",

@@ -203,7 +203,7 @@ class Connection:
         self.ends_with: Ref | None = None
         #: Which line of the application asked for it, if that is looked for.
         self.site: Any = None  # a Site, but records know nobody
-        #: Which line made the last request on it, if the pool ``follows`` that.
+        #: Which line made the last request on it, if the pool ``follows`` that, or closed it.
         self.taker: Any = None  # likewise
         #: The socket, weakly, to tell after a pause whether it is still the same.
         self.socket: weakref.ref[Any] | None = None

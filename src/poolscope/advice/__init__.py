@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from poolscope import catalog
-from poolscope.advice import failures, waste, words
+from poolscope.advice import churn, failures, waste, words
 from poolscope.advice.evidence import ENOUGH_REQUESTS, Cost, Evidence, Finding
 
 __all__ = ["ENOUGH_REQUESTS", "Cost", "Finding", "Upstream", "findings", "worst_first"]
@@ -28,6 +28,7 @@ _CASES: tuple[Callable[[Evidence], Finding | None], ...] = (
     waste.pool_evictions,
     waste.server_closes,
     waste.idle_race,
+    churn.application_closes,
 )
 
 
@@ -67,15 +68,15 @@ def findings(summary: dict[str, Any]) -> list[Finding]:
 def worst_first(summary: dict[str, Any]) -> list[Upstream]:
     """Return a snapshot's origins: failing before costly, then by seconds lost, then by size.
 
-    Seconds lost are those that callers waited for connections which need not have been opened,
-    by avoidable and other-side causes times the mean time to open one, and for a pool.
+    Seconds lost are those that callers waited for connections which need not have been opened
+    (all but first ones and growth) times the mean time to open one, and for a pool.
     """
-    needless = catalog.AVOIDABLE_CAUSES + catalog.OTHER_SIDE_CAUSES
     ranked = []
     for origin in summary["origins"]:
         seen = Evidence(origin, summary["seconds"], _upstreams(summary))
-        found = sorted(filter(None, (case(seen) for case in _CASES)), key=_weight)
+        found = _found(seen)
         worst = 2 if not found else 0 if found[0].severity == "failing" else 1
+        needless = (cause for cause in seen.opened if cause not in catalog.NEEDED_CAUSES)
         lost = seen.cost(*needless).seconds + seen.waited
         name = (origin["address"], origin["port"])
         ranked.append(
@@ -85,6 +86,13 @@ def worst_first(summary: dict[str, Any]) -> list[Upstream]:
             )
         )
     return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _found(seen: Evidence) -> list[Finding]:
+    """Return an origin's findings, the worst first, and last what no other one explains."""
+    found = [finding for case in _CASES if (finding := case(seen)) is not None]
+    rest = churn.connection_churn(seen, [finding.id for finding in found])
+    return sorted([*found, *([rest] if rest else [])], key=_weight)
 
 
 def _upstreams(summary: dict[str, Any]) -> int:

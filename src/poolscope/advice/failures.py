@@ -109,13 +109,17 @@ def requests_break(seen: Evidence) -> Finding | None:
     bodies = max(0, seen.closed.get("reset", 0) - seen.failed.get("reset", 0))
     broken = seen.failed.get("protocol", 0)
     other = seen.failed.get("other", 0)
-    if not seen.fails(resets + bodies + broken + other):
+    # Connections that an error ended, less those of requests and of connects: bodies.
+    connects = sum(seen.connect_errors.get(kind, 0) for kind in ("tls", "proxy", "other"))
+    bad = max(0, seen.closed.get("error", 0) - broken - other - connects)
+    if not seen.fails(resets + bodies + broken + other + bad):
         return None
     parts = (
         (resets, "{} cut off before the answer"),
         (bodies, "{} cut off within the answer's body"),
         (broken, "{} answered with something that is not HTTP"),
         (other, "{} ended by another error"),
+        (bad, "{} ended by an error in the answer's body"),
     )
     listed = ", ".join(text.format(f"{number:,}") for number, text in parts if number)
     causes = ("replaced_reset", "replaced_error")

@@ -34,7 +34,8 @@ def session_per_call(seen: Evidence) -> Finding | None:
         problem=f"{number:,} of {counted(seen.opened_total, 'connection')} had to be opened "
         "because the Session or PoolManager was a new one." + seen.price("new_pool"),
         cause="It makes a new Session or PoolManager again and again, and drops the old one with "
-        "its open connections. Every plain `requests.get()` or `requests.post()` does that." + also,
+        "its open connections. Every plain `requests.get()` or `requests.post()` does that, and "
+        "so does `close()` or `clear()` before one is used again." + also,
         change="Make one Session when the program starts (`session = requests.Session()` at module "
         "level, or one for each long-lived thread) and call `session.get(...)`. With urllib3 "
         "keep one `PoolManager()`.",
@@ -203,7 +204,8 @@ def unread_responses(seen: Evidence) -> Finding | None:
         problem=f"{counted(number, 'connection')} had to be closed because the response on it was "
         "given up before it had been read to the end." + seen.price(*causes),
         cause="It closes or drops responses (`stream=True`, `preload_content=False`) with a part "
-        "of the body unread. Leaving a `with` block does that too.",
+        "of the body unread. Leaving a `with` block does that too, and so does a loop over chunks "
+        "or lines that ends early, or an alarm, time limit or Ctrl-C while the body is read.",
         change="Read every response to its end, also when its content does not matter: "
         "`response.content` in requests, `response.drain_conn()` in urllib3. Where only the "
         "headers are wanted, send HEAD. Where stopping early is meant, this is its price.",

@@ -10,6 +10,7 @@ import sys
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from poolscope.callsites import asking
 from poolscope.clients.urllib3_causes import Why, is_requested, why_closed
 from poolscope.clients.urllib3_errors import connect_failure, is_about_connecting, reached_proxy
 from poolscope.clients.urllib3_records import Records, origin
@@ -182,6 +183,8 @@ class Sockets(Records):
             carrier.ledger.log.append(("dropped", pool, why.reason, idle))
         connection.end(now, why.reason)
         self.pulse.wake()
+        if why.reason == "explicit" and self.finds_call_sites:
+            connection.taker = asking(sys._getframe(1))  # noqa: SLF001 - as above
 
     def _fail(self, carrier: Carrier, connection: Connection | None, why: Why) -> None:
         """Write down that the request under way will get no answer: its connection is given up."""
