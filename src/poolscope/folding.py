@@ -51,12 +51,30 @@ class Folding:
         ledger = self.ledger
         self._read_log()
         now = self.clock()
+        self._shielded(self._sweep, now)
         for _ in range(len(ledger.dirty)):
             self._shielded(self._fold_carrier, ledger.dirty.popleft(), now)
         for state in self._origins:
             self._shielded(self._add_up, state, now)
         while self.faults:
             self._on_fault(*self.faults.popleft())
+
+    def _sweep(self, now: float) -> None:
+        """Take note of what the garbage collector has taken without our being told.
+
+        Python drops a callback in which a signal handler raises before its first line.
+        """
+        for carrier in list(self.ledger.carriers):
+            if carrier.ref is not None and carrier.ref() is None:
+                carrier.collected(now)
+        for state in self._origins:
+            for connection in list(state.open):
+                body = connection.ends_with
+                if body is not None and body() is None and not connection.closed_at:
+                    connection.end(now, connection.reason)
+            for pool in list(state.pools):
+                if pool.ref is not None and pool.ref() is None:
+                    self._on_pool_gone(pool)
 
     def _add_up(self, state: OriginState, now: float) -> None:
         self._events += state.told(now)
@@ -145,13 +163,17 @@ class Folding:
         state.had_connections = True
         state.add(connection)
 
-    def _on_closed(self, connection: Connection, now: float, reason: str) -> None:
+    def _on_closed(
+        self, connection: Connection, now: float, reason: str, idle: float | None
+    ) -> None:
         if not connection.known:
             return
         state = self._state(connection.carrier.pool)
         state.busy += connection.pass_on_busy(now)
         state.remove(connection, reason, now)
         self._sites.closed(connection, reason)
+        if idle is not None:
+            self._events.append(ev.FoundDropped(state.origin, reason, idle))
         if not connection.adopted:
             seconds = max(0.0, now - connection.opened_at)
             self._events.append(ev.Closed(state.origin, reason, seconds, connection.answered))
@@ -159,11 +181,23 @@ class Folding:
     def _on_first(self, pool: Pool, seconds: float, context: Any = None) -> None:
         self._state(pool).first.add(seconds, context)
 
-    def _on_failed(self, pool: Pool, reused: bool, error: str) -> None:  # noqa: FBT001 - a log row
-        self._events.append(ev.Failed(self._state(pool).origin, reused, error))
+    def _on_failed(
+        self,
+        pool: Pool,
+        reused: bool,  # noqa: FBT001 - a log row
+        error: str,
+        idle: float | None = None,
+    ) -> None:
+        origin = self._state(pool).origin
+        if idle is not None:
+            self._events.append(ev.FoundDropped(origin, error, idle))
+        self._events.append(ev.Failed(origin, reused, error))
 
-    def _on_created(self, pool: Pool, seconds: float, error: str) -> None:
-        self._events.append(ev.Created(self._state(pool).origin, seconds, error))
+    def _on_created(self, pool: Pool, seconds: float, error: str, request_failed: bool) -> None:  # noqa: FBT001 - a log row
+        origin = self._state(pool).origin
+        self._events.append(ev.Created(origin, seconds, error))
+        if request_failed:
+            self._events.append(ev.Failed(origin, reused=False, error="connect"))
 
     def _on_handshake(
         self, origin: ev.Origin, seconds: float, version: str, resumed: str, error: str
@@ -171,8 +205,8 @@ class Folding:
         to = self._state_of(origin).origin
         self._events.append(ev.Handshake(to, seconds, version, resumed, error))
 
-    def _on_dropped(self, pool: Pool, reason: str, seconds: float) -> None:
-        self._events.append(ev.FoundDropped(self._state(pool).origin, reason, seconds))
+    def _on_waited(self, pool: Pool, seconds: float) -> None:
+        self._state(pool).waits.add(seconds)
 
     def _on_wait_timed_out(self, pool: Pool, seconds: float) -> None:
         state = self._state(pool)

@@ -3,6 +3,9 @@
 A finalizer may be calling: garbage collection closes connections on any thread, while that
 thread holds any lock. So nothing in here locks, logs or calls anybody. Whoever has a connection
 checked out is the only writer of its numbers, and the pool's own queue is the hand-over.
+
+A signal handler of the host may raise at every call, and what it has interrupted is done once
+more. So a row and the marks that say it is written stand together, with no call between.
 """
 
 from __future__ import annotations
@@ -112,7 +115,8 @@ class Pool(_Uncopied):
     """One host pool, as hooks see it; the fields below the line belong to the drain."""
 
     __slots__ = (
-        "blocking", "closed", "evicted", "follows", "ledger", "maxsize", "origin", "ref", "waiting",
+        "blocking", "closed", "evicted", "follows", "ledger", "maxsize", "origin", "ref", "told",
+        "waiting",
         "state", "used", "open", "unreplaced", "losers", "gone",
     )  # fmt: skip
 
@@ -126,8 +130,10 @@ class Pool(_Uncopied):
         #: Of how many requests from now on it is looked which line makes them. (The drain says so
         #: when responses are held or given up here; it costs each some microseconds.)
         self.follows = 0
-        #: Checkouts under way, by a token each: len() of it needs no lock.
-        self.waiting: dict[object, None] = {}
+        #: Its row is in the log.
+        self.told = False
+        #: The threads that wait for a connection: len() of it needs no lock.
+        self.waiting: dict[int, None] = {}
         self.ref: Ref | None = None
         # ---- the drain's
         self.state: Any = None  # an OriginState, but records know nobody
@@ -165,6 +171,15 @@ class Carrier(_Uncopied):
         self.reused: Tally | None = None
         self.waits: Tally | None = None
         self.dirty = False
+
+    def collected(self, now: float) -> None:
+        """End what its connection object carried, which the garbage collector has taken."""
+        connection = self.connection
+        if connection is not None and not connection.reason:
+            connection.end(now, "collected")
+        self.taken_at = 0.0  # a fault of ours may have left it so
+        self.touch()
+        self.ledger.carriers.discard(self)
 
     def touch(self) -> None:
         """Ask the next drain to look here."""
@@ -270,9 +285,10 @@ class Connection:
     def end(self, now: float, reason: str) -> None:
         """Stop the clocks and write down that it is closed; the first reason wins."""
         reason = self.reason or reason
+        idle = now - self.idle_since if reason == "stale" else None
         self.give_back(now)
         # The row comes before the marks: should anything fail, it is closed once more, and
         # counted once, instead of staying open for ever.
-        self.carrier.ledger.log.append(("closed", self, now, reason))
+        self.carrier.ledger.log.append(("closed", self, now, reason, idle))
         self.reason = reason
         self.closed_at = now

@@ -6,9 +6,10 @@ The hooks fit 1.26 and every 2.x. Nothing here may lock, log or call foreign cod
 
 from __future__ import annotations
 
+import _thread
 import sys
 from bisect import bisect_left
-from typing import Any, NamedTuple
+from typing import Any
 
 from poolscope.callsites import asking
 from poolscope.catalog import DURATION_BOUNDS
@@ -29,10 +30,13 @@ _FUTURE = 900
 _STATE, _IDLE = "_HTTPConnection__state", "Idle"
 
 
-class _Wait(NamedTuple):
-    pool: Pool
-    token: object
-    began: float
+class _Wait:
+    __slots__ = ("began", "is_told", "pool")
+
+    def __init__(self, pool: Pool, began: float) -> None:
+        self.pool = pool
+        self.began = began
+        self.is_told = False
 
 
 class Client(Sockets):
@@ -46,7 +50,7 @@ class Client(Sockets):
         self.hooks = (
             Hook(
                 pools, f"{pool}._get_conn", self.wait, self.waited, https_pool,
-                params="self, timeout=None", when="self.block",
+                params="self, timeout=None", when="self.block", undo=self.never_waited,
             ),
             Hook(pools, f"{pool}._put_conn", self.give_back, None, https_pool, params="self, conn"),
             # Every request begins with it, right before its connection is used.
@@ -66,7 +70,10 @@ class Client(Sockets):
                 "urllib3.contrib.socks", "SOCKSConnection._new_conn", self.tcp, self.tcp_opened,
                 params="self",
             ),
-            Hook(conns, f"{conn}.connect", self.connect, self.connected, https_conn, params="self"),
+            Hook(
+                conns, f"{conn}.connect", self.connect, self.connected, https_conn,
+                params="self", undo=self.never_connected,
+            ),
             Hook(conns, f"{conn}.close", self.close, None, https_conn, params="self"),
             Hook(
                 "urllib3.util.ssl_", "_ssl_wrap_socket_impl", self.handshake, self.handshaken,
@@ -85,24 +92,37 @@ class Client(Sockets):
         if not host_pool.block or is_suppressed():
             return None
         pool = self.pool(host_pool)
-        token = object()
-        wait = _Wait(pool, token, self.clock())
-        pool.waiting[token] = None  # last: if anything fails, waited() is not called
+        wait = _Wait(pool, self.clock())
+        thread = _thread.get_ident()  # a greenlet's, where gevent is patched in
+        pool.waiting[thread] = None
         return wait
+
+    def never_waited(self, host_pool: Any, timeout: Any = None) -> None:
+        """Instead of ``_get_conn``, which a signal handler's exception kept from being called."""
+        self.pool(host_pool).waiting.pop(_thread.get_ident(), None)
 
     def waited(self, wait: _Wait, conn: Any, error: BaseException | None) -> None:
         """After ``_get_conn`` of a blocking pool."""
         pool = wait.pool
-        pool.waiting.pop(wait.token, None)
+        pool.waiting.pop(_thread.get_ident(), None)
         seconds = self.clock() - wait.began
-        if error is None:
-            carrier = self.carrier(conn) or self.bind(pool, conn)
-            carrier.waits = carrier.waits or Tally()
-            carrier.waits.add(seconds)
-            carrier.touch()
-        elif type(error).__name__ == "EmptyPoolError":
-            pool.ledger.log.append(("wait_timed_out", pool, seconds))
+        if error is not None:
+            row = "wait_timed_out" if type(error).__name__ == "EmptyPoolError" else ""
+        else:
+            row = "waited" if conn is None else ""  # a signal handler's exception took its place
+        if row and not wait.is_told:
+            wait.is_told = True
+            pool.ledger.log.append((row, pool, seconds))
+        if row:
             self.pulse.wake()
+        elif error is None and not wait.is_told:
+            carrier = self.carrier(conn) or self.bind(pool, conn)
+            tally = carrier.waits = carrier.waits or Tally()
+            bucket = bisect_left(DURATION_BOUNDS, seconds)
+            wait.is_told = True
+            tally.sums[bucket] += seconds  # as Tally.add() does it
+            tally.counts[bucket] += 1
+            carrier.touch()
 
     def give_back(self, _pool: Any, conn: Any) -> None:
         """Before ``_put_conn``: afterwards it may be somebody else's."""
@@ -220,19 +240,30 @@ class Client(Sockets):
             self._answered(carrier)
 
     def _answered(self, carrier: Carrier) -> None:
-        now = self.clock()
-        began = self.finish(carrier)
+        began, now = carrier.taken_at, self.clock()
         connection = carrier.connection
         if connection is None or connection.reason:
             connection = self.find(carrier, began) or connection
-            if connection is None:
-                return
+        if connection is None:
+            self.finish(carrier)
+            return
+        context, seconds = self.context(), now - began
         if connection.is_reused:
-            carrier.reused = carrier.reused or Tally()
-            carrier.reused.add(now - began, self.context())
+            tally = carrier.reused = carrier.reused or Tally()
+            bucket = bisect_left(DURATION_BOUNDS, seconds)
+            tally.sums[bucket] += seconds  # as Tally.add() does it
+            tally.counts[bucket] += 1
+            carrier.taken_at = 0.0
+            connection.answered += 1
+            if context is not None:
+                if tally.examples is None:
+                    tally.examples = {}
+                tally.examples[bucket] = (seconds, context)
         else:
-            carrier.ledger.log.append(("first", carrier.pool, now - began, self.context()))
-        connection.answered += 1
+            carrier.taken_at = 0.0
+            connection.answered += 1
+            carrier.ledger.log.append(("first", carrier.pool, seconds, context))
+        self.finish(carrier)
 
     def _came_back(self, carrier: Carrier, conn: Any) -> None:
         """End a request whose headers nobody has checked, as its connection is given back."""

@@ -17,6 +17,7 @@ from poolscope.events import Origin
 from poolscope.pulse import Pulse
 from poolscope.records import KEY, Carrier, Connection, Pool, Ref
 from poolscope.scope import Scope
+from poolscope.shield import is_the_hosts
 
 _PORTS = {"http": "80", "https": "443"}
 
@@ -33,25 +34,30 @@ class Records:
         self.scope = scope
         self.clock = scope.clock
         self.pulse = pulse
+        self.body_gone = self._when_gone("body_gone", self._end)
+        self._carrier_gone = self._when_gone("carrier_gone", self._collected)
+        self._pool_gone = self._when_gone("pool_gone", self._gone)
 
     def pool(self, host_pool: Any) -> Pool:
         """Return the record of a pool, made on its first sight in this process."""
         pool: Pool | None = getattr(host_pool, KEY, None)
-        if pool is not None and pool.ledger is self.scope.ledger:
+        if pool is not None and pool.told and pool.ledger is self.scope.ledger:
             return pool
         self.notice_fork()
         ledger = self.scope.ledger
-        queue = host_pool.pool
-        pool = Pool(
-            ledger,
-            origin_of(host_pool),
-            blocking=bool(host_pool.block),
-            maxsize=max(0, getattr(queue, "maxsize", 0)),
-        )
-        pool.ref = Ref(host_pool, self._pool_gone)
-        pool.ref.record = pool
-        object.__setattr__(host_pool, KEY, pool)
-        ledger.log.append(("pool", pool))
+        if pool is None or pool.ledger is not ledger:
+            pool = Pool(
+                ledger,
+                origin_of(host_pool),
+                blocking=bool(host_pool.block),
+                maxsize=max(0, getattr(host_pool.pool, "maxsize", 0)),
+            )
+            pool.ref = Ref(host_pool, self._pool_gone)
+            pool.ref.record = pool
+            object.__setattr__(host_pool, KEY, pool)
+        if not pool.told:
+            pool.told = True
+            ledger.log.append(("pool", pool))
         return pool
 
     def carrier(self, conn: Any) -> Carrier | None:
@@ -70,8 +76,8 @@ class Records:
         carrier = Carrier(pool.ledger, pool)
         carrier.ref = Ref(conn, self._carrier_gone)
         carrier.ref.record = carrier
-        object.__setattr__(conn, KEY, carrier)
         pool.ledger.carriers.add(carrier)
+        object.__setattr__(conn, KEY, carrier)
         if getattr(conn, "sock", None) is not None:
             self._place(pool, conn.sock)
             connection = carrier.connection = Connection(carrier, self.clock(), adopted=True)
@@ -91,7 +97,8 @@ class Records:
         before = carrier.connection
         if before is not None and not before.reason:
             before.end(now, "explicit")  # its socket was replaced without a close
-        connection = carrier.connection = Connection(carrier, now)
+        connection = Connection(carrier, now)
+        carrier.connection = connection
         carrier.ledger.log.append(("opened", connection))
         if self.finds_call_sites:
             # After the row: a fault in there costs a line of code, and not a count.
@@ -112,37 +119,36 @@ class Records:
 
     # ---- called by the garbage collector, where nothing may be raised
 
-    def body_gone(self, ref: Ref) -> None:
+    def _end(self, connection: Connection) -> None:
         """End a connection whose last response is done with."""
-        try:
-            connection: Connection = ref.record
-            if not connection.closed_at:
-                connection.end(self.clock(), connection.reason)
-                self.pulse.wake()
-        except Exception as error:  # noqa: BLE001 - our faults stay ours
-            self._fault("body_gone", error)
-
-    def _carrier_gone(self, ref: Ref) -> None:
-        try:
-            carrier: Carrier = ref.record
-            connection = carrier.connection
-            if connection is not None and not connection.reason:
-                connection.end(self.clock(), "collected")
-            carrier.taken_at = 0.0  # a fault of ours may have left it so
-            carrier.touch()
-            carrier.ledger.carriers.discard(carrier)
+        if not connection.closed_at:
+            connection.end(self.clock(), connection.reason)
             self.pulse.wake()
-        except Exception as error:  # noqa: BLE001 - our faults stay ours
-            self._fault("carrier_gone", error)
 
-    def _pool_gone(self, ref: Ref) -> None:
-        try:
-            ref.record.ledger.log.append(("pool_gone", ref.record))
-        except Exception as error:  # noqa: BLE001 - our faults stay ours
-            self._fault("pool_gone", error)
+    def _collected(self, carrier: Carrier) -> None:
+        carrier.collected(self.clock())
+        self.pulse.wake()
 
-    def _fault(self, where: str, error: Exception) -> None:
-        self.scope.faults.append((f"urllib3.{where}", type(error).__name__))
+    def _gone(self, pool: Pool) -> None:
+        pool.ledger.log.append(("pool_gone", pool))
+
+    def _when_gone(self, where: str, step: Callable[[Any], None]) -> Callable[[Ref], None]:
+        """Return what a weak reference calls, to do something with its record."""
+
+        def gone(ref: Ref) -> None:
+            try:
+                step(ref.record)
+            except Exception as error:
+                if not is_the_hosts(error):
+                    self.scope.faults.append((f"urllib3.{where}", type(error).__name__))
+                    return
+                step(ref.record)
+                raise
+            except BaseException:
+                step(ref.record)
+                raise
+
+        return gone
 
 
 def still_open(connection: Connection) -> bool:

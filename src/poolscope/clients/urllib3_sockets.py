@@ -24,18 +24,31 @@ from poolscope.suppression import is_suppressed
 current: ContextVar[Carrier | None] = ContextVar("poolscope_current", default=None)
 
 
-class _Handshake(NamedTuple):
+class _Tcp(NamedTuple):
     carrier: Carrier
-    origin: Origin
-    began: float
+    before: Connection | None
 
 
-class _Connect(NamedTuple):
-    carrier: Carrier | None
-    conn: Any
-    outer: Carrier | None
-    began: float
-    tunnels: bool  # before: closing a connection makes urllib3 2.x forget it
+class _Handshake:
+    __slots__ = ("began", "carrier", "is_told", "origin")
+
+    def __init__(self, carrier: Carrier, origin: Origin, began: float) -> None:
+        self.carrier = carrier
+        self.origin = origin
+        self.began = began
+        self.is_told = False
+
+
+class _Connect:
+    __slots__ = ("began", "carrier", "conn", "is_told", "outer", "tunnels")
+
+    def __init__(self, carrier: Carrier | None, conn: Any, began: float) -> None:
+        self.carrier = carrier
+        self.conn = conn
+        self.began = began
+        self.outer = current.get()
+        self.tunnels = bool(_tunnel_host(conn))  # closing a connection makes urllib3 2.x forget it
+        self.is_told = False
 
 
 class Sockets(Records):
@@ -64,57 +77,71 @@ class Sockets(Records):
         """Before ``connect``. A connection without a pool is nobody's: it hides who is around."""
         now = self.clock()
         carrier = self.carrier(conn)
+        if carrier is not None and carrier.connecting:
+            return None
+        call = _Connect(carrier, conn, now)
         if carrier is not None:
-            if carrier.connecting:
-                return None
-            carrier.connecting = True
-            carrier.failed = ""
             if not carrier.taken_at and is_requested(sys._getframe(1), carrier):  # noqa: SLF001 - see close()
                 self.take(carrier, now)  # a tunnel connects before its request is made
                 carrier.is_early = True
-        outer = current.get()
+            carrier.failed = ""
+            carrier.connecting = True
         current.set(carrier)
-        return _Connect(carrier, conn, outer, now, bool(_tunnel_host(conn)))
+        return call
+
+    def never_connected(self, conn: Any) -> None:
+        """Instead of ``connect``, which a signal handler's exception has kept from being called."""
+        carrier = self.carrier(conn)
+        if carrier is not None:
+            carrier.connecting = False
 
     def connected(self, call: _Connect, _result: Any, error: BaseException | None) -> None:
         """After ``connect``: name, TCP, tunnel and TLS are done, or one of them failed."""
-        current.set(call.outer)
         carrier, conn = call.carrier, call.conn
         if carrier is None:
+            current.set(call.outer)
             return
-        carrier.connecting = False
-        now = self.clock()
-        log = carrier.ledger.log
+        seconds = self.clock() - call.began
         connection = carrier.connection
         is_open = connection is not None and connection.opened_at >= call.began
+        kind = ""
         if error is None:
             if connection is not None and is_open:
                 connection.watch(conn.sock)
-            log.append(("created", carrier.pool, now - call.began, ""))
-            self.usable(connection, now - call.began)
-            return
-        tunnelling = is_open and call.tunnels
-        kind = carrier.failed or connect_failure(error, tunnelling=tunnelling)
-        carrier.failed = "timeout" if kind == "timeout" else "error"
-        log.append(("created", carrier.pool, now - call.began, kind))
-        if self.finish(carrier):
-            log.append(("failed", carrier.pool, False, "connect"))
+        else:
+            tunnelling = is_open and call.tunnels
+            kind = carrier.failed or connect_failure(error, tunnelling=tunnelling)
+        if not call.is_told:
+            request_failed = kind != "" and carrier.taken_at != 0.0
+            call.is_told = True
+            carrier.ledger.log.append(("created", carrier.pool, seconds, kind, request_failed))
+        carrier.connecting = False
+        if kind:
+            carrier.failed = "timeout" if kind == "timeout" else "error"
+            self.finish(carrier)
+        else:
+            self.usable(connection, seconds)
+        current.set(call.outer)
 
     def usable(self, connection: Connection | None, seconds: float) -> None:
         """Take note that a connection became usable after so many seconds: nobody is told."""
 
-    def tcp(self, conn: Any) -> Carrier | None:
+    def tcp(self, conn: Any) -> _Tcp | None:
         """Before the TCP connection is made."""
-        return self.carrier(conn)
+        carrier = self.carrier(conn)
+        return None if carrier is None else _Tcp(carrier, carrier.connection)
 
-    def tcp_opened(self, carrier: Carrier, _sock: Any, error: BaseException | None) -> None:
+    def tcp_opened(self, call: _Tcp, _sock: Any, error: BaseException | None) -> None:
         """After the TCP connection was made: a server would have counted an accept."""
-        now = self.clock()
-        if error is None:
-            self.open(carrier, now)
-        elif reached_proxy(error):
+        if error is not None and not reached_proxy(error):
+            return
+        carrier, now = call.carrier, self.clock()
+        connection = carrier.connection
+        if connection is None or connection is call.before:
+            connection = self.open(carrier, now)
+        if error is not None:
             kind = connect_failure(error, tunnelling=False)
-            self.open(carrier, now).end(now, "timeout" if kind == "timeout" else "error")
+            connection.end(now, "timeout" if kind == "timeout" else "error")
 
     def handshake(
         self, sock: Any, ssl_context: Any, tls_in_tls: Any, server_hostname: Any = None
@@ -133,8 +160,8 @@ class Sockets(Records):
 
     def handshaken(self, state: _Handshake, sock: Any, error: BaseException | None) -> None:
         """After a TLS handshake."""
-        carrier, to, began = state
-        seconds = self.clock() - began
+        carrier = state.carrier
+        seconds = self.clock() - state.began
         version = resumed = failed = ""
         if error is None:
             spoken = getattr(sock, "version", None)  # a stand-in in somebody's tests may not tell
@@ -145,8 +172,10 @@ class Sockets(Records):
         else:
             kind = connect_failure(error, tunnelling=False)
             failed = carrier.failed = "timeout" if kind == "timeout" else "tls"
-        row = ("handshake", to, seconds, version, resumed, failed)
-        carrier.ledger.log.append(row)
+        if not state.is_told:
+            row = ("handshake", state.origin, seconds, version, resumed, failed)
+            state.is_told = True
+            carrier.ledger.log.append(row)
 
     def close(self, conn: Any) -> None:
         """Before ``close``, which urllib3 also calls on what is closed already."""
@@ -178,9 +207,6 @@ class Sockets(Records):
             connection.ends_with = ends_with
             connection.reason = why.reason  # last, as it takes the connection from its carrier
             return
-        if why.reason == "stale":
-            idle = now - connection.idle_since
-            carrier.ledger.log.append(("dropped", pool, why.reason, idle))
         connection.end(now, why.reason)
         self.pulse.wake()
         if why.reason == "explicit" and self.finds_call_sites:
@@ -188,15 +214,17 @@ class Sockets(Records):
 
     def _fail(self, carrier: Carrier, connection: Connection | None, why: Why) -> None:
         """Write down that the request under way will get no answer: its connection is given up."""
-        began = self.finish(carrier)
-        log = carrier.ledger.log
+        is_reused, kind, idle = False, why.failed, None
         if connection is None:
             kind = "connect" if is_about_connecting(why.error) else "other"
-            log.append(("failed", carrier.pool, False, kind))
-            return
-        if connection.is_reused and why.failed in ("reset", "timeout"):
-            log.append(("dropped", carrier.pool, why.failed, began - connection.idle_since))
-        log.append(("failed", carrier.pool, connection.is_reused, why.failed))
+        elif connection.is_reused:
+            is_reused = True
+            # It is none if poolscope was taken out and put in again under the request.
+            if kind in ("reset", "timeout") and carrier.taken_at >= connection.idle_since:
+                idle = carrier.taken_at - connection.idle_since
+        carrier.taken_at = 0.0
+        carrier.ledger.log.append(("failed", carrier.pool, is_reused, kind, idle))
+        self.finish(carrier)
 
     def finish(self, carrier: Carrier) -> float:
         """End the request under way, answered or not; return when it began."""
