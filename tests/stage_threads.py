@@ -120,12 +120,12 @@ class Stage(Hooks):
         else:
             yield
             if plan.body == "unread":
-                self.close_response(conn)
+                self.close_response(SimpleNamespace(_connection=conn))
                 return
             if plan.body == "dropped":
                 return
             if plan.body in ERRORS and conn.sock is not None:
-                self._error_catcher(conn, ERRORS[plan.body])
+                self._error_catcher(SimpleNamespace(_connection=conn), ERRORS[plan.body])
             response = None
             yield
         yield from self._put_conn(pool, conn)
@@ -247,27 +247,30 @@ class Stage(Hooks):
 
     # ---- where close() is called
 
+    # (What is called self there is the connection, or a response on it: the hooks look whether it
+    # is this one.)
+
     def close_by_hand(self, conn):
         self.close(conn, "explicit")
 
     @at("http.client")
-    def getresponse(self, conn, response, reason):
-        self.close(conn, reason, "reset", response)
+    def getresponse(stage, self, response, reason):  # noqa: N805
+        stage.close(self, reason, "reset", response)
 
     @at("http.client")
-    def _tunnel(self, conn, met):
-        self.close(conn, met.reason)
+    def _tunnel(stage, self, met):  # noqa: N805
+        stage.close(self, met.reason)
 
     @at("urllib3.response", "close")
-    def close_response(self, conn):
-        self.close(conn, "unread")
+    def close_response(stage, self):  # noqa: N805
+        stage.close(self._connection, "unread")
 
     @at("urllib3.response")
-    def _error_catcher(self, conn, met):
+    def _error_catcher(stage, self, met):  # noqa: N805
         try:
             raise met.error  # noqa: TRY301 - the hooks look at the exception in flight
         except met.error:
-            self.close(conn, met.reason)
+            stage.close(self._connection, met.reason)
 
     @at("urllib3.connectionpool", "close")
     def shut(self, pool):

@@ -404,6 +404,38 @@ def test_a_pool_that_is_closed_by_hand_is_told_so_wherever_that_is(scope, serve,
     seen.agrees_with(server)
 
 
+class ByAge(HTTPConnectionPool):
+    """Replaces connections by a rule of its own, when they are taken."""
+
+    def _get_conn(self, timeout=None):
+        conn = super()._get_conn(timeout)
+        conn.close()
+        return conn
+
+
+class ByUse(HTTPConnectionPool):
+    """Replaces connections by a rule of its own, when they come back."""
+
+    def _put_conn(self, conn):
+        if conn is not None:
+            conn.close()
+        super()._put_conn(conn)
+
+
+@pytest.mark.parametrize("kind", [ByAge, ByUse])
+def test_a_pool_that_closes_by_a_rule_of_its_own_is_explicit(scope, serve, kind):
+    server = serve(keep_alive)
+    seen = scope.of(server)
+    with kind(HOST, server.port) as pool:
+        for _ in range(3):
+            get(pool)
+    last = {"pool_closed": 1} if kind is ByAge else {}
+    assert seen.closed == {"explicit": 3 - len(last)} | last
+    assert seen.opened == {"first": 1, "replaced_explicit": 2}
+    assert seen.idle_times == {}
+    seen.agrees_with(server)
+
+
 def test_a_connection_that_is_closed_within_its_own_request_is_explicit(scope, serve):
     server = serve(Peer.until_hung_up)  # what comes after that is no request
     seen = scope.of(server)

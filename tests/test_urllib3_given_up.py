@@ -168,7 +168,72 @@ def test_a_response_that_is_closed_half_read_is_unread(scope, serve, handler, pa
             gc.collect()
         assert eventually(lambda: sum(seen.closed.values()) == 3)
         assert seen.closed == {"unread": 3}
+        assert seen.idle_times == {}
     seen.agrees_with(server)
+
+
+def released(handler, scope, serve, *, keep):
+    """Give a connection back three times with a part of the body left, and use it again."""
+    server = serve(handler)
+    seen = scope.of(server)
+    with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
+        for _ in range(3):
+            response = get(pool)
+            response.read(16)
+            response.release_conn()
+            if not keep:
+                del response
+            time.sleep(0.02)
+            with contextlib.suppress(HTTPError):
+                get(pool).drain_conn()
+            gc.collect()
+    return seen, server
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_connection_given_back_with_its_body_unread_is_not_dropped(scope, serve, keep):
+    def long(peer):
+        for _ in peer:
+            peer.answer(b"x" * 100_000)
+
+    seen, server = released(long, scope, serve, keep=keep)
+    assert seen.closed == {"unread": 3, "pool_closed": 1}
+    assert seen.idle_times == {}
+    assert seen.failed == {}
+    seen.agrees_with(server)
+
+
+def test_a_connection_whose_body_was_read_bit_by_bit_is_found_dropped(scope, serve):
+    def last(peer):
+        peer.request()
+        peer.answer(PART)
+
+    server = serve(last)
+    seen = scope.of(server)
+    with urllib3.HTTPConnectionPool(HOST, server.port) as pool:
+        for number in range(3):
+            response = get(pool)
+            read_bit = getattr(response, "read1", response.read)
+            while read_bit(16):
+                pass
+            server.wait(closed=number + 1)
+        pool._put_conn(pool._get_conn())
+    assert seen.closed == {"stale": 3}
+    assert seen.idle_times == {"stale": 3}
+    seen.agrees_with(server)
+
+
+def test_a_request_on_a_connection_with_an_unread_body_fails_for_that(scope, serve):
+    """The rest of the body is in a buffer, so that urllib3 finds nothing in its way."""
+
+    def short(peer):
+        for _ in peer:
+            peer.answer(PART, length=2 * len(PART))
+
+    seen, _ = released(short, scope, serve, keep=True)
+    assert seen.closed == {"unread": 3}
+    assert seen.requests == {"first": 3, "reused": 0}
+    assert seen.failed == {("reused", "other"): 3}
 
 
 # ---- interrupted while it reads

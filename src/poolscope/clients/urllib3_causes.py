@@ -118,29 +118,52 @@ def _urlopen(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
     """Say why ``finally`` closes it: the error is in flight, or in ``err`` if it retries."""
     if module != "urllib3.connectionpool" or not _has(frame.f_locals.get("conn"), carrier):
         return None
+    if frame.f_locals.get("clean_exit"):
+        return None  # somebody else closes it as it is given back
     error = frame.f_locals.get("err")
     error = error if isinstance(error, BaseException) else sys.exc_info()[1]
     if not carrier.taken_at and not is_of_the_exchange(error):
         return Why("unread")  # the headers had come, and the body was being read
     kind = failure(error)
-    return Why(_reason(carrier.failed or kind), "protocol" if kind == "tls" else kind, error)
+    is_late = carrier.taken_at and _is_half_read(carrier)
+    reason = "unread" if is_late else _reason(carrier.failed or kind)
+    return Why(reason, "protocol" if kind == "tls" else kind, error)
 
 
 def _get_conn(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
-    return Why("stale") if _is_of_pool(frame, module, carrier) else None
+    if module == "urllib3.connectionpool":
+        if not _has(frame.f_locals.get("conn"), carrier):
+            return None
+        # What waits on a connection that went back too early is the rest of its last body.
+        return Why("unread" if _is_half_read(carrier) else "stale")
+    if not _is(frame.f_locals.get("self"), carrier.pool):
+        return None
+    # Somebody's own pool may close what is dropped, or what it finds too old.
+    connection = carrier.connection
+    return Why("stale") if connection is not None and connection.is_dead() else None
+
+
+def _is_half_read(carrier: Carrier) -> bool:
+    """Tell whether the last response on a connection has not been read to its end.
+
+    Who gives such a connection back makes the next request fail, unless it is found in time.
+    """
+    conn = carrier.ref and carrier.ref()
+    response = getattr(conn, "_HTTPConnection__response", None)
+    if getattr(response, "fp", None) is not None:
+        return True
+    # What has been closed says how much was left, but for what read1() had taken (until 3.13).
+    left, connection = getattr(response, "length", None), carrier.connection
+    return bool(left) and connection is not None and not connection.is_dead()
 
 
 def _put_conn(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
-    if not _is_of_pool(frame, module, carrier):
-        return None
-    return Why("pool_closed" if carrier.pool.closed else "pool_full")
-
-
-def _is_of_pool(frame: FrameType, module: str, carrier: Carrier) -> bool:
-    """Tell whether this pool, perhaps of a class elsewhere, has the connection in hand."""
     if module == "urllib3.connectionpool":
-        return _has(frame.f_locals.get("conn"), carrier)
-    return _is(frame.f_locals.get("self"), carrier.pool)
+        if not _has(frame.f_locals.get("conn"), carrier):
+            return None
+        return Why("pool_closed" if carrier.pool.closed else "pool_full")
+    is_it = carrier.pool.closed and _is(frame.f_locals.get("self"), carrier.pool)
+    return Why("pool_closed") if is_it else None
 
 
 def _close_pool_connections(frame: FrameType, module: str, carrier: Carrier) -> Why | None:
@@ -159,6 +182,8 @@ def _error_catcher(frame: FrameType, module: str, carrier: Carrier) -> Why | Non
     """Say why it is closed within a body: for what is caught, or because nobody reads on."""
     if module != "urllib3.response" or not _is_read_on(frame, carrier):
         return None
+    if frame.f_locals.get("clean_exit"):
+        return None  # as above
     error = sys.exc_info()[1]  # in a finally with an exception in flight, so this is that one
     return Why(_reason(failure(error)) if is_of_the_exchange(error) else "unread")
 

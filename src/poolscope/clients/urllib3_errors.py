@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from http.client import HTTPException, IncompleteRead
+from http.client import HTTPException, ImproperConnectionState, IncompleteRead
 from types import FrameType
 from typing import Any
 
@@ -28,7 +28,8 @@ def failure(error: BaseException | None) -> str:
         if isinstance(cause, ssl.SSLError):
             return "tls"
         if isinstance(cause, HTTPException):
-            return "protocol"
+            # The calling code has left the last response unread, or ...
+            return "other" if isinstance(cause, ImproperConnectionState) else "protocol"
     names = {type(cause).__name__ for cause in _unwrapped(error)}
     if names & {"ReadTimeoutError", "ConnectTimeoutError", "Timeout"}:
         return "timeout"
