@@ -132,8 +132,8 @@ class Pool(_Uncopied):
         self.follows = 0
         #: Its row is in the log.
         self.told = False
-        #: The threads that wait for a connection: len() of it needs no lock.
-        self.waiting: dict[int, None] = {}
+        #: Checkouts under way, with their threads: len() of it needs no lock.
+        self.waiting: dict[object, int] = {}
         self.ref: Ref | None = None
         # ---- the drain's
         self.state: Any = None  # an OriginState, but records know nobody

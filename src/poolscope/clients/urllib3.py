@@ -94,17 +94,20 @@ class Client(Sockets):
         pool = self.pool(host_pool)
         wait = _Wait(pool, self.clock())
         thread = _thread.get_ident()  # a greenlet's, where gevent is patched in
-        pool.waiting[thread] = None
+        pool.waiting[wait] = thread
         return wait
 
     def never_waited(self, host_pool: Any, timeout: Any = None) -> None:
         """Instead of ``_get_conn``, which a signal handler's exception kept from being called."""
-        self.pool(host_pool).waiting.pop(_thread.get_ident(), None)
+        waiting = self.pool(host_pool).waiting
+        ours = [wait for wait, thread in list(waiting.items()) if thread == _thread.get_ident()]
+        if ours:
+            waiting.pop(ours[-1], None)
 
     def waited(self, wait: _Wait, conn: Any, error: BaseException | None) -> None:
         """After ``_get_conn`` of a blocking pool."""
         pool = wait.pool
-        pool.waiting.pop(_thread.get_ident(), None)
+        pool.waiting.pop(wait, None)
         seconds = self.clock() - wait.began
         if error is not None:
             row = "wait_timed_out" if type(error).__name__ == "EmptyPoolError" else ""
