@@ -112,6 +112,7 @@ class Sockets(Records):
             tunnelling = is_open and call.tunnels
             kind = carrier.failed or connect_failure(error, tunnelling=tunnelling)
         if not call.is_told:
+            current.set(call.outer)
             request_failed = kind != "" and carrier.taken_at != 0.0
             call.is_told = True
             carrier.ledger.log.append(("created", carrier.pool, seconds, kind, request_failed))
@@ -121,7 +122,6 @@ class Sockets(Records):
             self.finish(carrier)
         else:
             self.usable(connection, seconds)
-        current.set(call.outer)
 
     def usable(self, connection: Connection | None, seconds: float) -> None:
         """Take note that a connection became usable after so many seconds: nobody is told."""
