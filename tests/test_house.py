@@ -74,7 +74,7 @@ ARROWS = {
     "merging": {"callsites", "events", "levels", "origins"},
     "collector": {"events", "merging", "observers", "roster", "shield", "wire"},
     "clients": VOCABULARY
-    | {"callsites", "patching", "pulse", "records", "scope", "spans", "suppression"},
+    | {"callsites", "patching", "pulse", "records", "scope", "shield", "spans", "suppression"},
     "backends": VOCABULARY | {"metrics", "observers", "readings", "shield", "__version__"},
     "instrumentor": {"__init__"},
     "pytest_plugin": {"__init__", "advice", "readings", "summary", "table"},

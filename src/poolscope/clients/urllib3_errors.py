@@ -8,6 +8,8 @@ from http.client import HTTPException, ImproperConnectionState, IncompleteRead
 from types import FrameType
 from typing import Any
 
+from poolscope.shield import is_the_hosts
+
 _DEPTH = 24
 #: Where the classes of those errors are from that reading a body raises of itself, besides
 #: OSError and HTTPException: a decoder's, or for want of memory.
@@ -165,8 +167,10 @@ def _unwrapped(error: BaseException | None) -> list[BaseException]:
 def _inside(error: BaseException) -> BaseException | None:
     try:
         return _look_inside(error)
-    except Exception:  # noqa: BLE001 - an exception of the host's may do anything when it is asked
-        return None
+    except Exception as struck:
+        if is_the_hosts(struck):
+            raise
+        return None  # an exception of the host's may do anything when it is asked
 
 
 def _look_inside(error: BaseException) -> BaseException | None:

@@ -110,7 +110,9 @@ class Records:
         """Take note of a connection that opened past our hooks, as over a Unix socket."""
         conn = carrier.ref and carrier.ref()
         sock = getattr(conn, "sock", None)
-        if sock is None:
+        before = carrier.connection
+        is_ended = before is not None and before.socket is not None and before.socket() is sock
+        if sock is None or is_ended:  # a signal handler has kept the host from closing it
             return None
         self._place(carrier.pool, sock)
         connection = self.open(carrier, opened_at)
