@@ -31,14 +31,22 @@ def forked() -> None:
 
 
 def call(act: Callable[[], object]) -> bool:
-    """Call ``act``; return whether it has ended.
+    """Call ``act``; return whether it has ended, in a forked child within :data:`PATIENCE`.
 
-    In a forked child, where it must not raise, it has a thread of its own and :data:`PATIENCE`
-    seconds. Raises :exc:`NoThreadError` if there is none to be had.
+    Raises :exc:`NoThreadError` as :func:`begin`.
+    """
+    return ended(begin(act))
+
+
+def begin(act: Callable[[], object]) -> _thread.LockType | None:
+    """Call ``act``; in a forked child, where it must not raise, on a thread of its own.
+
+    Returns what that thread releases at its end, if there is one. Raises :exc:`NoThreadError` if
+    there is none to be had.
     """
     if not _Process.is_child:
         act()
-        return True
+        return None
     done = _thread.allocate_lock()
     done.acquire()
 
@@ -55,5 +63,10 @@ def call(act: Callable[[], object]) -> bool:
         if _thread.get_ident() not in ours:
             raise NoThreadError(*error.args) from None
         act()
-        return True
-    return done.acquire(timeout=PATIENCE)
+        return None
+    return done
+
+
+def ended(done: _thread.LockType | None) -> bool:
+    """Wait for what was begun, and tell whether it has ended within :data:`PATIENCE`."""
+    return done is None or done.acquire(timeout=PATIENCE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -35,8 +36,9 @@ class Listener:
         """Begin anew in a forked child, where a thread of the parent may hold the lock for ever."""
         self._lock = _thread.allocate_lock()
         self._batches: deque[Sequence[AnyEvent]] = deque()
-        #: The thread that is telling it.
+        #: The thread that is telling it, and what stands for its turn.
         self._teller = 0
+        self._turn: object = None
         #: A thread has waited in vain for the one that is telling it: the others don't wait.
         self._hangs = False
 
@@ -81,27 +83,44 @@ class Listener:
         if self._teller == _thread.get_ident():
             return  # the observer itself has asked for a drain
         lock = self._lock  # of this process: the observer may fork
+        turn, is_begun, done = object(), False, None
         if not lock.acquire(timeout=0 if self._hangs else _PATIENCE):
-            self._hangs = True
-            return
-        step = partial(self._act, act, lock)
-        if not self.observer.may_block:
-            step()
+            self._hangs = self._turn is not None
+            if not self._hangs:  # a signal handler raised just as somebody had acquired it
+                self._lock = _thread.allocate_lock()
             return
         try:
-            self._hangs = not aside.call(step)
-        except aside.NoThreadError as error:
-            lock.release()
+            self._turn = turn
+            step = partial(self._act, act, lock, turn)
+            is_begun = True
+            if self.observer.may_block:
+                done = aside.begin(step)
+            else:
+                step()
+        except BaseException as error:
+            if not is_begun or self._turn is turn:
+                self._give_up(lock, turn)
+            if not isinstance(error, aside.NoThreadError):
+                raise
             self._missed(error)
+        else:
+            self._hangs = not aside.ended(done)
 
-    def _act(self, act: Callable[[], None], lock: _thread.LockType) -> None:
-        self._teller = _thread.get_ident()
+    def _act(self, act: Callable[[], None], lock: _thread.LockType, turn: object) -> None:
         try:
+            self._teller = _thread.get_ident()
             act()
         finally:
-            self._teller = 0
-            self._hangs = False
+            self._give_up(lock, turn)
+
+    def _give_up(self, lock: _thread.LockType, turn: object) -> None:
+        """Let others have their turn."""
+        self._teller = 0
+        self._hangs = False
+        with contextlib.suppress(RuntimeError):
             lock.release()
+        if self._turn is turn:
+            self._turn = None
 
     def _tell(self) -> None:
         while self._batches:

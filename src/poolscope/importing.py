@@ -29,6 +29,7 @@ def when_imported(module: str, act: Callable[[], None], faults: Any) -> None:
     if module in sys.modules:
         shielded()
         return
+    _finder.faults = faults
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
     _finder.waiting.setdefault(module, []).append(shielded)
@@ -40,20 +41,31 @@ class _Finder:
     def __init__(self) -> None:
         self.waiting: dict[str, list[Callable[[], None]]] = {}
         self._asking: set[str] = set()
+        self.faults: Any = []
+
+    def fault(self, name: str, error: Exception) -> None:
+        """Keep a fault of ours for later, and let one of the host's signal handlers through."""
+        if is_the_hosts(error):
+            raise error
+        self.faults.append((f"import of {name}", spelled(error)))
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Put a loader in between for a module that somebody waits for."""
-        if name not in self.waiting or name in self._asking:
-            return None
-        self._asking.add(name)
         try:
-            spec = self._found(name, path, target)
-        finally:
-            self._asking.discard(name)
-        if spec is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader = _Loader(spec.loader)  # type: ignore[assignment] # as far as it is asked
+            if name not in self.waiting or name in self._asking:
+                return None
+            self._asking.add(name)
+            try:
+                spec = self._found(name, path, target)
+            finally:
+                self._asking.discard(name)
+            if spec is not None and hasattr(spec.loader, "exec_module"):
+                spec.loader = _Loader(spec.loader)  # type: ignore[assignment] # as far as it is asked
+        except Exception as error:
+            self.fault(name, error)
+            return None  # the next finder says what is wrong, if it is not we
         return spec
 
     def _found(
@@ -84,13 +96,19 @@ class _Loader:
 
     def exec_module(self, module: ModuleType) -> None:
         """Execute it as the loader does, which it then belongs to, and tell who waits."""
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        module.__loader__ = self._loader
+        try:
+            if module.__spec__ is not None:
+                module.__spec__.loader = self._loader
+            module.__loader__ = self._loader
+        except Exception as error:  # noqa: BLE001 - let through if it is the host's
+            _finder.fault(module.__name__, error)
         self._loader.exec_module(module)
-        if sys.modules.get(module.__name__) is module:
-            for act in _finder.waiting.pop(module.__name__, ()):
-                act()
+        try:
+            if sys.modules.get(module.__name__) is module:
+                for act in _finder.waiting.pop(module.__name__, ()):
+                    act()
+        except Exception as error:  # noqa: BLE001 - as above
+            _finder.fault(module.__name__, error)
 
 
 _finder = _Finder()

@@ -65,12 +65,12 @@ class Process:
         self.attached = True
         self._departures.watch()
         for row in CLIENTS:
-            if row.first in sys.modules:
-                with self._shield(f"attach.{row.package}"):
+            with self._shield(f"attach.{row.package}"):
+                if row.first in sys.modules:
                     self._watch(row)
-            elif row.first not in self._waiting:
-                self._waiting.add(row.first)
-                when_imported(row.first, partial(self._watch, row), self.scope.faults)
+                elif row.first not in self._waiting:
+                    when_imported(row.first, partial(self._watch, row), self.scope.faults)
+                    self._waiting.add(row.first)
         if self.scope.has_open():
             self.pulse.wake()
 
@@ -80,10 +80,12 @@ class Process:
         The main thread leaves it to the pulse: there a signal handler of the host may raise at
         any line, which would cost news.
         """
-        self.forks.notice()
-        is_main = _thread.get_ident() == threading.main_thread().ident and not _has_greenlets()
-        if not is_main or not self.pulse.beat_now(_PATIENCE):
-            self.scope.drain()
+        with self._shield("drain"):
+            self.forks.notice()
+            is_main = _thread.get_ident() == threading.main_thread().ident
+            if is_main and not _has_greenlets() and self.pulse.beat_now(_PATIENCE):
+                return
+        self.scope.drain()
 
     def _watch(self, row: ClientRow) -> None:
         if not self.attached or row.package in self._watched:
@@ -111,12 +113,13 @@ class Process:
         if not self.attached:
             return
         self.attached = False
-        self._watched.clear()
-        for patcher in self.patchers.values():
-            patcher.detach()
-        self._departures.unwatch()
-        self.pulse.stop()
-        self.scope.dismiss()
+        with self._shield("detach"):
+            self._watched.clear()
+            for patcher in self.patchers.values():
+                patcher.detach()
+        for step in (self._departures.unwatch, self.pulse.stop, self.scope.dismiss):
+            with self._shield("detach"):
+                step()
 
     # ---- forks and the end
 
@@ -173,8 +176,9 @@ class Process:
             self.scope.fault(where, error)
 
     def _exit(self) -> None:
-        if self.attached and not self.pulse.end(_PATIENCE):
-            self.scope.finish()
+        with self._shield("exit"):
+            if self.attached and not self.pulse.end(_PATIENCE):
+                self.scope.finish()
 
     def _leave(self) -> None:
         self._left = tuple(self.scope.observers)

@@ -54,8 +54,16 @@ class Scope(Folding):
         deadline = monotonic() + _PATIENCE
         if not self._lock.acquire(timeout=_PATIENCE):
             return []
-        held = [listener.release for listener in self._listeners if listener.hold(deadline)]
-        return [*held, self._lock.release]
+        held = [self._lock.release]
+        try:
+            for listener in self._listeners:
+                if listener.hold(deadline):
+                    held.insert(0, listener.release)
+        except BaseException:
+            for release in held:
+                release()
+            raise
+        return held
 
     # ---- draining
 
@@ -182,27 +190,32 @@ class Scope(Folding):
         What finalizers write from now on waits in the ledger for the next ``introduce``.
         """
         with self._lock:
-            self._take_in()
-            now = self.clock()
-            for connection in [known for state in self._origins for known in state.open]:
-                if connection.busy_since:
-                    # Nobody will see it come back, nor the answer that it is waiting for.
-                    connection.missed = True
-                    connection.give_back(now)
-                    connection.carrier.touch()
-            self._take_in()
-            listeners = self._take_leave()
-            for state in self._origins:
-                state.told_levels = None
+            try:
+                self._take_in()
+                self._let_rest()
+                self._take_in()
+            finally:
+                listeners = self._take_leave()
+                for state in self._origins:
+                    state.told_levels = None
         for listener in listeners:
             listener.end()
 
+    def _let_rest(self) -> None:
+        """End all checkouts: nobody will see these come back, nor the answers that they wait for."""
+        now = self.clock()
+        for connection in [known for state in self._origins for known in state.open]:
+            if connection.busy_since:
+                connection.missed = True
+                connection.give_back(now)
+                connection.carrier.touch()
+
     def _take_leave(self) -> list[Listener]:
         """Return all listeners, who are to hear that nothing is open any more, and go."""
-        # In multiprocess mode the levels of a process stay behind in its files.
-        nothing = [ev.Levels(state.origin) for state in self._origins]
         listeners, self._listeners = self._listeners, []
         self.attached = False
+        # In multiprocess mode the levels of a process stay behind in its files.
+        nothing = [ev.Levels(state.origin) for state in self._origins]
         for listener in listeners:
             listener.hear(nothing)
         return listeners

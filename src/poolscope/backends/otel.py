@@ -7,6 +7,7 @@ SDK 5 to 24 microseconds.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,7 @@ from poolscope import __version__, catalog, events
 from poolscope.catalog import Metric
 from poolscope.metrics import MetricObserver
 from poolscope.readings import Readings
+from poolscope.shield import is_the_hosts
 
 #: The version of the semantic conventions from which names are taken.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.30.0"
@@ -88,6 +90,17 @@ class OtelObserver(MetricObserver):
             )
 
     def _observe(self, metric: Metric, _options: CallbackOptions) -> Iterable[Observation]:
+        try:
+            return self._observed(metric)
+        except Exception as error:
+            if is_the_hosts(error):
+                raise
+            # The SDK would log it with every collection.
+            with contextlib.suppress(Exception):
+                self._totals.add(catalog.FAULTS, ("observer.OtelObserver",), 1)
+            return []
+
+    def _observed(self, metric: Metric) -> list[Observation]:
         # An SDK calls back in the order in which instruments were made: the first one drains, so
         # that all of a collection tell of one moment, and the histograms' samples are in it.
         if metric is catalog.CATALOG[0]:

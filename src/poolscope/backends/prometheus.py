@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import weakref
@@ -14,7 +15,7 @@ from prometheus_client.values import ValueClass
 
 from poolscope import catalog, events
 from poolscope.metrics import MetricObserver
-from poolscope.shield import is_the_hosts, say, spelled
+from poolscope.shield import is_the_hosts
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as Family
@@ -77,7 +78,7 @@ class PrometheusObserver(MetricObserver, Collector):
     def collect(self) -> Iterable[Family]:
         """Drain, then show what there is; a metric without series is left out.
 
-        A fault of ours shows nothing of it, and must not fail the host's whole scrape.
+        A fault of ours must not fail the host's whole scrape; the next one shows it.
         """
         try:
             self._drain()
@@ -86,7 +87,8 @@ class PrometheusObserver(MetricObserver, Collector):
         except Exception as error:
             if is_the_hosts(error):
                 raise
-            say("poolscope: its metrics could not be collected (%s).", spelled(error))
+            with contextlib.suppress(Exception):
+                self.add(catalog.FAULTS, ("observer.PrometheusObserver",), 1)
             return []
 
     def forked(self) -> None:
