@@ -63,7 +63,7 @@ class _Finder:
                 self._asking.discard(name)
             if spec is not None and hasattr(spec.loader, "exec_module"):
                 spec.loader = _Loader(spec.loader)  # type: ignore[assignment] # as far as it is asked
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - let through if it is the host's
             self.fault(name, error)
             return None  # the next finder says what is wrong, if it is not we
         return spec
@@ -100,7 +100,7 @@ class _Loader:
             if module.__spec__ is not None:
                 module.__spec__.loader = self._loader
             module.__loader__ = self._loader
-        except Exception as error:  # noqa: BLE001 - let through if it is the host's
+        except Exception as error:  # noqa: BLE001 - as above
             _finder.fault(module.__name__, error)
         self._loader.exec_module(module)
         try:

@@ -202,7 +202,7 @@ class Scope(Folding):
             listener.end()
 
     def _let_rest(self) -> None:
-        """End all checkouts: nobody will see these come back, nor the answers that they wait for."""
+        """End all checkouts: nobody will see them come back, nor the answers they wait for."""
         now = self.clock()
         for connection in [known for state in self._origins for known in state.open]:
             if connection.busy_since:
