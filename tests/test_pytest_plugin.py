@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 
+from nasty import NAMES
 from peers import keep_alive
 
 PLUGIN = "poolscope.pytest_plugin"
@@ -162,6 +163,27 @@ def test_a_worker_that_crashes_is_named(suite, server):
     result = suite(text, "--poolscope", "-p", "xdist.plugin", "-n", "1", "--max-worker-restart=0")
     assert "Without these workers, which crashed: gw0." in result.stdout
     assert server.answered == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_files_may_be_called_anything(suite, server, encoding):
+    """In a budget's failure and in the report, whatever the terminal can take."""
+    names = [name for name in NAMES.values() if not {"\0", "\udcff"} & set(name)]
+    text = f"""
+        @pytest.mark.connections(opened=1)
+        def test_it():
+            for name in {names!a}:
+                space = {{"ask": ask}}
+                exec(compile("def again():\\n    for _ in range(12): ask()", name, "exec"), space)
+                space["again"]()
+    """
+    result = suite(text, "--poolscope", "--tb=line", PYTHONIOENCODING=encoding)
+    assert result.returncode == 1
+    assert f"opened: {12 * len(names)}, allowed 1" in result.stdout
+    assert f"{12 * len(names)} requests to 1 upstream" in result.stdout
+    assert all(line.isprintable() for line in result.stdout.split("\n"))
+    assert max(map(len, result.stdout.split("\n"))) < 2000
+    assert server.accepted == 12 * len(names)
 
 
 def test_a_suite_that_does_not_ask_is_left_alone(suite):
