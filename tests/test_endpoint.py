@@ -226,6 +226,14 @@ def test_an_endpoint_that_is_opened_up_answers_names_that_no_stranger_can_have(s
     }
 
 
+def test_an_endpoint_that_is_opened_up_answers_the_machines_own_name(serving, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "Node-1.shop.example")
+    endpoint, private = serving("0.0.0.0"), serving()
+    assert ask(endpoint, host="node-1.shop.example:9464")[0] == 200
+    assert ask(endpoint, host="node-2.shop.example")[0] == 403
+    assert ask(private, host="node-1.shop.example")[0] == 403
+
+
 def test_the_name_that_it_was_opened_with_is_answered(serving, monkeypatch):
     found = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda _, *rest, **more: found(HOST, *rest, **more))
@@ -435,7 +443,7 @@ def test_under_few_descriptors_the_account_and_the_endpoint_live_on(serve, said)
     server = serve(keep_alive)
     opened = "poolscope_connections_opened_total"
     talk = (sys.executable, "-c", textwrap.dedent(TALK), server.url)
-    few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))  # noqa: E731
+    few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))  # noqa: E731
     with Running(*talk, limit=few) as running, contextlib.ExitStack() as stack:
         where = Where(urlsplit(running.url).port)
         hang(stack, where, 61, said)

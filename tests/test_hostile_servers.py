@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from urllib.parse import parse_qs, urlsplit
 
+import promql_parser
 import pytest
 
 from commands import poolscope
@@ -23,7 +25,7 @@ from hostile import (
     row,
 )
 from peers import HOST, silence
-from poolscope import fetching, history, scrape
+from poolscope import catalog, fetching, history, scrape
 from poolscope.cli import main
 
 
@@ -136,11 +138,25 @@ def test_what_was_encrypted_is_not_followed_to_what_is_not():
 
 
 def test_a_prometheus_is_asked_for_whatever_a_job_is_called(serve, said):
-    server = serve(answering(found(row("3", poolscope_cause="first"))))
-    for job in ("shop", 'a"b\\c', "münchen \N{PILE OF POO}", "a\x1bb\nc"):
+    """In PromQL, which Prometheus' own grammar reads back."""
+    asked = []
+
+    def handler(peer):
+        for request in peer:
+            query = parse_qs(urlsplit(request.target).query, strict_parsing=True)["query"][0]
+            asked.append(query[query.index("{") : query.rindex("}") + 1])
+            peer.send(found(row("3", poolscope_cause="first")))
+
+    server = serve(handler)
+    for job in ("shop", 'a"b\\c', "m\xfcnchen \N{PILE OF POO}", "a\x1bb\nc\x7f"):
+        asked.clear()
         status, out, err = said("report", "--prometheus", server.url, "--job", job)
         assert (status, err) == (0, ""), job
         assert is_tame(out)
+        for selector in asked:
+            [matcher] = promql_parser.parse(f"up{selector}").matchers.matchers
+            assert (matcher.name, matcher.value) == ("job", job)
+        assert len(asked) > len(catalog.CATALOG)
     status, out, err = said("report", "--prometheus", server.url, "--job", "\udcff")
     assert (status, out) == (2, "")
     assert err == "poolscope: '\\udcff' is not the name of a job.\n"

@@ -77,13 +77,13 @@ def spoilt(draw):
 
 @st.composite
 def valued(draw):
-    """Return a good page with other values."""
+    """Return a good page with other values, such as counters have, and such as have none."""
     rows = draw(st.sampled_from(PAGES)).splitlines()
-    values = st.one_of(st.floats().map(repr), st.integers().map(str), PIECES)
-    for _ in range(draw(st.integers(1, 40))):
-        at = draw(st.integers(0, len(rows) - 1))
-        if not rows[at].startswith("#"):
-            rows[at] = f"{rows[at].rpartition(' ')[0]} {draw(values)}"
+    numbers = [at for at, row in enumerate(rows) if not row.startswith("#")]
+    odd = st.sampled_from(["inf", "1e308", "-1", "nan", "1e-320", "1e15", "0", "1e-9"])
+    values = st.one_of(odd, st.floats().map(repr), st.integers(0, 10**6).map(str))
+    for at in draw(st.lists(st.sampled_from(numbers), min_size=1, max_size=40)):
+        rows[at] = f"{rows[at].rpartition(' ')[0]} {draw(values)}"
     return "\n".join(rows) + "\n"
 
 
