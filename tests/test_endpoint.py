@@ -193,6 +193,18 @@ def test_names_that_are_allowed_are_answered(serving):
     assert {host: ask(endpoint, host=host)[0] for host in hosts} == hosts
 
 
+def test_the_rules_are_the_same_on_ipv6(serving):
+    try:
+        endpoint = serving("::1")
+    except OSError:
+        pytest.skip("there is no IPv6 here")
+    hosts = {"[::1]": 200, "[::1]:9464": 200, "localhost": 200, "evil.example": 403, "shop": 403}
+    for host, status in hosts.items():
+        with socket.create_connection(("::1", endpoint.port), timeout=PATIENCE) as client:
+            client.sendall(f"GET /state HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert client.recv(12) == f"HTTP/1.1 {status}".encode(), host
+
+
 def test_names_are_allowed_by_options_or_else_by_a_variable():
     environ = os.environ | {"POOLSCOPE_ALLOW_HOST": "one.example, .two.example,"}
     hosts = ("one.example", "a.two.example", "three.example", "four.example")

@@ -95,6 +95,28 @@ def test_what_comes_from_a_page_of_metrics_is_bounded_where_it_is_shown(name):
     assert len(tame(screen.buffer.getvalue().decode())) < 10_000
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_label_of_a_page_of_metrics_may_be_anything(name):
+    escaped = NAMES[name].replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    for cause in ("first", escaped):
+        rows = []
+        for metric in catalog.CATALOG:
+            labels = dict.fromkeys(metric.labels, escaped)
+            labels |= {label: "true" for label in labels if "reused" in label}
+            labels |= {label: cause for label in labels if "cause" in label}
+            spelled = ",".join(f'{label}="{value}"' for label, value in labels.items())
+            if metric.kind == "histogram":
+                spelled += ',le="+Inf"'
+            bucket = "_bucket" if metric.kind == "histogram" else ""
+            rows.append(f"{metric.prometheus_name}{bucket}{{{spelled}}} 50\n")
+        readings = scrape.read("".join(rows))
+        screen = Screen("utf-8")
+        report.print_report(summarize(readings), screen, as_json=False)
+        text = tame(screen.buffer.getvalue().decode())
+        assert "poolscope: 50 requests" in text
+        assert len(text) < 20_000
+
+
 ARGUMENTS = [
     ["{}"],
     ["report", "{}"],

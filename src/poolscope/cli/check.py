@@ -9,6 +9,7 @@ from importlib import metadata
 
 import poolscope
 from poolscope import config
+from poolscope.advice.words import clean
 from poolscope.backends import BACKENDS
 from poolscope.clients import CLIENTS
 from poolscope.patcher import Patcher
@@ -49,7 +50,7 @@ def _client(package: str, settings: config.Settings) -> bool:
     try:
         importlib.import_module(package)
     except ImportError as error:
-        print(f"{package}: not watched, it can't be imported ({error})")
+        print(f"{package}: not watched, it can't be imported ({clean(str(error))})")
         return False
     process = Process(settings)
     process.attach(())
