@@ -192,17 +192,17 @@ def test_a_place_without_a_name_is_not_the_one_we_are_in(tmp_path):
 
 NOBODY = """
     import os, sys
-    from poolscope.cli import dashboards, main  # before it can't be read any more
+    from poolscope.cli.dashboards import GRAFANA, run  # before it can't be read any more
     if os.geteuid() == 0:  # who may write everywhere
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(sys.argv[1], GRAFANA))
 """
 
 
 def test_a_place_that_may_not_be_written_to_is_named():
-    command = [sys.executable, "-c", textwrap.dedent(NOBODY), "dashboards", "/usr/poolscope"]
+    command = [sys.executable, "-c", textwrap.dedent(NOBODY), "/usr/poolscope"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     refused(result, "can't write to /usr/poolscope: Permission denied; nothing is there\n")
 

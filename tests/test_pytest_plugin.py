@@ -38,7 +38,8 @@ def suite(server, tmp_path):
         file.write_text(textwrap.dedent(head) + textwrap.dedent(text))
         return subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "--strict-markers",
-             "-p", "no:cacheprovider", "--rootdir", tmp_path, "-p", PLUGIN, *options, file],
+             "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, "-p", PLUGIN,
+             *options, file],
             cwd=tmp_path, env=os.environ | ALONE | environ,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
