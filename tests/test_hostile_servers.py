@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 from urllib.parse import parse_qs, urlsplit
 
 import promql_parser
 import pytest
 
-from commands import poolscope
+from commands import CLI, poolscope
 from hostile import (
     ANSWERS,
     GOOD,
@@ -24,7 +26,7 @@ from hostile import (
     page,
     row,
 )
-from peers import HOST, silence
+from peers import HOST, PATIENCE, silence
 from poolscope import catalog, fetching, history, scrape
 from poolscope.cli import main
 
@@ -95,6 +97,17 @@ def test_an_answer_that_never_comes_has_an_end(serve, handler):
     for fetch in (scrape.fetch, lambda url, timeout: history.fetch(url, "1h", timeout=timeout)):
         with pytest.raises(scrape.ScrapeError, match=r"\(no full answer within 0.3 s\)"):
             fetch(server.url, timeout=0.3)
+
+
+def test_who_waits_may_interrupt(serve):
+    """Without a traceback, and with the status that a shell gives."""
+    server = serve(silence)
+    command = [*CLI, "report", server.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        server.wait(accepted=1)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=PATIENCE) == (b"", b"")
+        assert process.returncode == 130
 
 
 def test_a_page_that_has_no_end_is_too_long(serve, monkeypatch):
