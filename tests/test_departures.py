@@ -273,8 +273,12 @@ import urllib3
 pool = urllib3.PoolManager()
 
 async def app(scope, receive, send):
-    if scope["type"] != "http":
-        return
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                open(f"up-{os.getpid()}", "w").close()
+            await send({"type": f"{message['type']}.complete"})
     pool.request("GET", os.environ["UPSTREAM"])
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"ok"})
@@ -293,8 +297,9 @@ def test_uvicorn_tells_everything_when_it_is_stopped(serve, tmp_path, number, wo
     command = [PYTHON, "-m", "uvicorn", "--port", port, "--workers", workers, "service:app"]
     environ = os.environ | {"UPSTREAM": server.url}
     with Running(*command, env=environ, cwd=tmp_path) as running:
-        assert eventually(lambda: asks(port))
-        for _ in range(29):
+        # One that handles no signals yet would be killed by them.
+        assert eventually(lambda: len(list(tmp_path.glob("up-*"))) == workers)
+        for _ in range(30):
             assert asks(port)
         running.send(number)
         status, errors = running.end()
