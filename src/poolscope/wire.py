@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from poolscope import catalog
@@ -14,6 +15,7 @@ from poolscope.backlog import MOST, Row
 _FULL, LONGEST = 1 << 15, 1 << 20
 
 _TEXT = 16_384  # characters; the longest path, every letter of it spelled out
+_ADDRESS = 1000  # characters of an origin's; the processes shorten them to less
 _NAME = 200  # characters of what is only shown
 _COUNT = 2**53  # what a float still counts
 _SECONDS = 1e10
@@ -203,7 +205,14 @@ def _yes_or_no(value: Any) -> bool:
 
 
 def _origin(value: Any) -> ev.Origin:
-    address, port, scheme, client = map(_text, value)
+    return _origin_of(*value)
+
+
+@lru_cache(maxsize=1000)  # they come with every row, and are few
+def _origin_of(address: Any, port: Any, scheme: Any, client: Any) -> ev.Origin:
+    for part in (address, port, scheme, client):
+        if len(_text(part)) > _ADDRESS:
+            raise ValueError
     return ev.Origin(address, port, scheme, client)
 
 
