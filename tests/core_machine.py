@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from naive import Sums, merge
 from naive_totals import LEVELS, exposed, exposition, kept
 from poolscope import events as ev
+from poolscope import wire
 from poolscope.backends.prometheus import PrometheusObserver
 from poolscope.clients.urllib3 import is_checked_out, still_open
 from poolscope.observers import Observer
@@ -34,8 +34,9 @@ class Heard(Observer):
 
     def tell(self, events):
         self.clock()  # a drain may be interrupted here, too
-        spelled = json.loads(json.dumps(ev.to_plain(events)))
-        assert ev.from_plain(spelled) == events
+        rows = [(1, event) for event in events]
+        heard = [wire.read(line) for line in wire.spelled(rows)]
+        assert [row for message in heard for row in message.rows] == rows
         self.events += events
         for event in events:
             if isinstance(event, ev.Levels):

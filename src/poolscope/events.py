@@ -187,8 +187,6 @@ Event = (
 AnyEvent = Event | Faulted
 
 EVENT_TYPES: tuple[type[AnyEvent], ...] = get_args(AnyEvent)
-_BY_NAME = {kind.__name__: kind for kind in EVENT_TYPES}
-_NESTED = {"origin": Origin, "heir": Origin, "latency": Histogram, "wait": Histogram}
 
 
 def to_plain(events: Sequence[AnyEvent]) -> list[list[Any]]:
@@ -196,21 +194,5 @@ def to_plain(events: Sequence[AnyEvent]) -> list[list[Any]]:
     return [[type(event).__name__, *map(_plain, event)] for event in events]
 
 
-def from_plain(rows: Sequence[Sequence[Any]]) -> list[AnyEvent]:
-    """Read back what :func:`to_plain` spelled; raises ``KeyError`` or ``TypeError`` on rubbish."""
-    events = []
-    for name, *values in rows:
-        kind = _BY_NAME[name]
-        events.append(kind(*(_read(field, value) for field, value in zip(kind._fields, values))))
-    return events
-
-
 def _plain(value: Any) -> Any:
     return value[:2] if isinstance(value, Histogram) else value
-
-
-def _read(field: str, value: Any) -> Any:
-    if field not in _NESTED:
-        return value
-    kind = _NESTED[field]
-    return kind(*(tuple(part) if isinstance(part, list) else part for part in value))
