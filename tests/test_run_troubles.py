@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -32,12 +33,14 @@ def script(tmp_path):
 
 
 @pytest.fixture
-def home(tmp_path):
-    """Return an environment with a directory for temporary files that is left empty."""
-    home = tmp_path / "temporary"
-    home.mkdir()
-    yield os.environ | {"TMPDIR": str(home)}
-    assert list(home.iterdir()) == []
+def home():
+    """Return an environment with a directory for temporary files that is left empty.
+
+    Its name is short enough for a socket's.
+    """
+    with tempfile.TemporaryDirectory(prefix="home-", dir="/tmp") as home:
+        yield os.environ | {"TMPDIR": home}
+        assert list(Path(home).iterdir()) == []
 
 
 BURST = """
@@ -139,12 +142,13 @@ def test_its_directory_is_its_own(script, home):
         """
         import os
         socket = os.environ["POOLSCOPE_RUN_SOCKET"]
+        print(os.path.dirname(os.path.dirname(socket)))
         for path in (os.path.dirname(socket), socket):
             print(oct(os.stat(path).st_mode & 0o777))
         """
     )
     result = run("bash", "-c", f"umask 0; exec {PYTHON} {path}", env=home)
-    assert result.stdout.split() == ["0o700", "0o600"]
+    assert result.stdout.split() == [home["TMPDIR"], "0o700", "0o600"]
 
 
 def test_there_is_another_place_if_one_is_none(serve, script, tmp_path):
@@ -158,14 +162,39 @@ def test_there_is_another_place_if_one_is_none(serve, script, tmp_path):
 
 
 def test_without_any_place_the_command_runs_unattached(monkeypatch, tmp_path):
-    monkeypatch.setattr(account, "_bases", lambda: [str(tmp_path / "missing")])
+    monkeypatch.setattr(account, "bases", lambda: [tmp_path / "missing"])
     with pytest.raises(FileNotFoundError):
         account.Account(100, None)
-    monkeypatch.setattr(account, "_bases", lambda: [str(tmp_path / "missing"), str(tmp_path)])
+    monkeypatch.setattr(account, "bases", lambda: [tmp_path / "missing", tmp_path])
     found = account.Account(100, None)
     assert Path(found.path).is_socket()
     found.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@linux
+def test_what_a_killed_run_leaves_the_next_one_removes(script, home, tmp_path):
+    """Those of others, and of those that live, stay."""
+    temporary = Path(home["TMPDIR"])
+    with Running(PYTHON, script(CHILDREN), "http://127.0.0.1:9", env=home) as running:
+        assert running.line() == "up"
+        [left] = temporary.iterdir()
+        with Running(PYTHON, script(CHILDREN), "http://127.0.0.1:9", env=home) as other:
+            assert other.line() == "up"
+            [living] = set(temporary.iterdir()) - {left}
+            running.send(signal.SIGKILL)
+            running.process.wait()
+            assert left in temporary.iterdir()
+            (temporary / "poolscope-strange").mkdir()
+            (temporary / "poolscope-0123456789ab").symlink_to(tmp_path)
+            for path in temporary.iterdir():
+                os.utime(path, (0, 0), follow_symlinks=False)
+            assert run("true", env=home).returncode == 0
+            assert {path.name for path in temporary.iterdir()} == {
+                living.name, "poolscope-strange", "poolscope-0123456789ab",
+            }  # fmt: skip
+            (temporary / "poolscope-strange").rmdir()
+            (temporary / "poolscope-0123456789ab").unlink()
 
 
 def test_a_directory_that_is_gone_costs_the_command_nothing(serve, script, home):

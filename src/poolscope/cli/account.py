@@ -1,25 +1,21 @@
-"""What ``poolscope run`` needs to hear a command's processes, in a private directory."""
+"""What ``poolscope run`` knows of a command: the account of all its processes."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
 from poolscope.backends import prometheus
 from poolscope.cli import live
+from poolscope.cli.place import Place, bases
 from poolscope.collector import Collector
 from poolscope.observers import Observer
 from poolscope.readings import Readings
 
 if TYPE_CHECKING:
     from poolscope.cli.export import Export
-
-_LONGEST_BASE = 60  # bytes; a Unix socket's path has to fit into about 100
 
 
 class Account:
@@ -36,13 +32,13 @@ class Account:
         self._export = export
         if export is not None:
             observers.append(export.observer)
-        self._directory, self.collector = _settle(observers, max_origins)
+        self._place, self.collector = _settle(observers, max_origins)
         self.collector.start()
 
     @property
     def path(self) -> str:
         """The Unix socket that the collector listens on."""
-        return _socket_in(self._directory)
+        return self._place.socket
 
     @property
     def incomplete(self) -> list[str]:
@@ -72,33 +68,25 @@ class Account:
     def close(self) -> None:
         """Read what is left to be read, and clean up, whatever fails."""
         with contextlib.ExitStack() as stack:
-            stack.callback(shutil.rmtree, self._directory, ignore_errors=True)
+            stack.callback(self._place.close)
             if self._export is not None:
                 stack.callback(self._export.close)
             stack.callback(self.readings.stop)
             self.collector.finish()
 
 
-def _settle(observers: list[Observer], max_origins: int) -> tuple[str, Collector]:
-    """Make a directory that is ours alone, and listen there; where there is room for it."""
-    trouble: OSError = FileNotFoundError()
-    for base in _bases():
-        directory = os.path.join(base, f"poolscope-{os.urandom(6).hex()}")  # noqa: PTH118 - bytes count
-        try:
-            os.mkdir(directory, 0o700)  # noqa: PTH102 - as above
-            return directory, Collector(_socket_in(directory), observers, max_origins)
-        except OSError as error:
-            trouble = error
-            shutil.rmtree(directory, ignore_errors=True)
+def _settle(observers: list[Observer], max_origins: int) -> tuple[Place, Collector]:
+    """Listen where there is room for it."""
+    trouble: OSError = FileNotFoundError("there is no directory for a socket")
+    for base in bases():
+        with contextlib.ExitStack() as stack:
+            try:
+                place = Place(base)
+                stack.callback(place.close)
+                collector = Collector(place.socket, observers, max_origins)
+            except OSError as error:
+                trouble = error
+                continue
+            stack.pop_all()
+            return place, collector
     raise trouble
-
-
-def _socket_in(directory: str) -> str:
-    return f"{directory}/collector"
-
-
-def _bases() -> Iterator[str]:
-    named = (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR"))
-    for base in (*named, "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108 - the directory is made private
-        if base and os.path.isabs(base) and len(os.fsencode(base)) <= _LONGEST_BASE:  # noqa: PTH117 - as above
-            yield base
