@@ -197,6 +197,32 @@ def test_what_a_killed_run_leaves_the_next_one_removes(script, home, tmp_path):
             (temporary / "poolscope-0123456789ab").unlink()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_worker_that_becomes_another_user_is_heard(serve, script, home):
+    """As gunicorn's do with ``--user``: the directory lets them in no more."""
+    server = serve(keep_alive)
+    path = script(
+        """
+        import os, sys
+        import urllib3
+        urllib3.PoolManager().request("GET", sys.argv[1])  # imports all that it needs
+        for _ in range(3):
+            if os.fork() == 0:
+                os.setuid(65534)
+                urllib3.PoolManager().request("GET", sys.argv[1])
+                sys.exit()
+            os.wait()
+        if os.fork() == 0:
+            os.execv("/bin/true", ["true"])
+        os.wait()
+        """
+    )
+    result = run(PYTHON, path, server.url, env=home)
+    report = report_of(result)
+    assert counts_of(report, server) == own_counts(server) == (4, 0, 4)
+    assert report["incomplete"] == []
+
+
 def test_a_directory_that_is_gone_costs_the_command_nothing(serve, script, home):
     server = serve(keep_alive)
     path = script(

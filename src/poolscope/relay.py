@@ -21,8 +21,11 @@ _attached_to = ""
 
 # The command must not notice our descriptor among its own, which are given out from 0 on.
 _LOWEST_DESCRIPTOR = 512
+_ROOT = 0
 _BUFFER = 1 << 20  # bytes that the kernel may keep for a collector that is busy
 
+# A command that has SIGPIPE's default back must not die of us.
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 # Nobody will ever read there: the collector's end is closed, its directory removed or not ours.
 _NEVER = (ConnectionError, FileNotFoundError, PermissionError, NotADirectoryError)
 
@@ -50,6 +53,7 @@ class Relay(Observer):
         self._lines: deque[bytes] = deque()
         self._sent = 0
         self._greets = False
+        self._greeted = False
         self._gone = False
 
     def hello(self) -> None:
@@ -65,7 +69,7 @@ class Relay(Observer):
 
     def ended(self) -> None:
         """Say good-bye: nothing is missing. A process that has said nothing goes without."""
-        if not self._gone and (self._greets or self._socket is not None or self._has_more()):
+        if not self._gone and (self._greets or self._greeted or self._has_more()):
             self._spell()
             self._lines.append(wire.good_bye())
             if not self._flush():
@@ -77,6 +81,10 @@ class Relay(Observer):
         """Leave the connection, and what is on its way, to the parent."""
         self._leave()
         self._begin()
+        if os.geteuid() == _ROOT:
+            # A server's worker may become another user next, who is let in no more.
+            with contextlib.suppress(OSError):
+                self._connect()
 
     # ---- sending
 
@@ -89,7 +97,8 @@ class Relay(Observer):
             return True
         for _ in range(2):  # a connection that broke is tried once more
             try:
-                self._connect()
+                if self._greets or self._has_more():
+                    self._reach()
                 while self._has_more():
                     if not self._lines:
                         self._spell()
@@ -105,6 +114,13 @@ class Relay(Observer):
         self._give_up()
         return True
 
+    def _reach(self) -> None:
+        if not self._is_ours():
+            self._connect()
+        if self._socket is not None and not self._greeted:
+            self._socket.sendall(self._greeting(), _NO_SIGNAL)
+            self._greeted = True
+
     def _spell(self) -> None:
         self._lines.extend(list(wire.spelled(self._backlog.rows())))
         self._backlog.clear()
@@ -112,17 +128,13 @@ class Relay(Observer):
     def _send_first_line(self) -> None:
         if self._socket is None:
             raise BrokenPipeError
-        # A command that has SIGPIPE's default back must not die of us.
-        flags = getattr(socket, "MSG_NOSIGNAL", 0)
         line = self._lines[0]
         while self._sent < len(line):
-            self._sent += self._socket.send(memoryview(line)[self._sent :], flags)
+            self._sent += self._socket.send(memoryview(line)[self._sent :], _NO_SIGNAL)
         self._lines.popleft()
         self._sent = 0
 
     def _connect(self) -> None:
-        if self._is_ours() or not (self._greets or self._has_more()):
-            return
         self._leave()
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as first:
             first.setblocking(False)  # noqa: FBT003 - the standard library's
@@ -134,7 +146,7 @@ class Relay(Observer):
         if hasattr(socket, "SO_NOSIGPIPE"):  # macOS
             made.setsockopt(socket.SOL_SOCKET, socket.SO_NOSIGPIPE, 1)
         self._socket, self._identity = made, _identity(made.fileno())
-        made.sendall(self._greeting(), getattr(socket, "MSG_NOSIGNAL", 0))
+        self._greeted = False
 
     def _greeting(self) -> bytes:
         python = sys.version.partition(" ")[0]
