@@ -48,7 +48,6 @@ ARROWS = {
     "importing": {"shield"},
     "patching": {"shield"},
     "patcher": {"importing", "patching", "shield"},
-    "endings": {"importing"},
     "departures": {"shield"},
     "forks": {"importing"},
     "process": {
@@ -56,7 +55,6 @@ ARROWS = {
         "clients",
         "config",
         "departures",
-        "endings",
         "forks",
         "importing",
         "observers",

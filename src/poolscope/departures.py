@@ -1,4 +1,7 @@
-"""Ends that Python sees and ``atexit`` does not: functions after which the process is no more."""
+"""Ends that Python sees and ``atexit`` does not: functions after which the process is no more.
+
+Children of multiprocessing, workers of celery and servers that raise a signal once more end so.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any
 
 from poolscope.shield import is_the_hosts
 
-_PATIENCE = 1.0  # seconds that the last words may take; somebody may hold a lock for ever
+_PATIENCE = 5.0  # seconds that the last words may take; somebody may hold a lock for ever
 
 # By default these are ignored, or stop the process, or let it go on.
 _HARMLESS = {
@@ -160,7 +163,7 @@ def _executes(path: Any, argv: Any, env: Any = None) -> bool:  # noqa: ARG001 - 
 
 
 def _kills(pid: int, signalnum: int, /) -> bool:
-    return pid in (os.getpid(), 0, -1, -os.getpgrp()) and _is_deadly(signalnum)
+    return pid in (os.getpid(), 0, -os.getpgrp()) and _is_deadly(signalnum)
 
 
 def _kills_group(pgid: int, signalnum: int, /) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import importlib
 import sys
@@ -16,7 +17,6 @@ from poolscope import aside
 from poolscope.clients import CLIENTS, ClientRow
 from poolscope.config import Settings
 from poolscope.departures import Departures
-from poolscope.endings import Ending
 from poolscope.forks import Forks
 from poolscope.importing import when_imported
 from poolscope.observers import Observer
@@ -53,7 +53,7 @@ class Process:
         self.forks = Forks(
             self._before_fork, self._after_in_parent, self._after_in_child, self.scope.faults
         )
-        self._ending = Ending(self._exit, self.scope.faults)
+        atexit.register(self._exit)
         self._departures = Departures(self._leave, self._stay)
         self._left: tuple[Observer, ...] = ()
 
@@ -163,8 +163,6 @@ class Process:
         for observer in self._known:
             with self._shield(f"observer.{type(observer).__name__}"):
                 observer.forked()
-        with self._shield("after_fork"):
-            self._ending.forked()
 
     @contextlib.contextmanager
     def _shield(self, where: str) -> Iterator[None]:

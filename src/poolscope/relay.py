@@ -219,8 +219,8 @@ def _moved_up(first: socket.socket) -> socket.socket:
 def attach(path: str) -> None:
     """Attach this process to the collector at ``path``."""
     global _attached_to  # noqa: PLW0603 - there are two ways in, and one of them is enough
-    if _attached_to == path:
-        return
+    if _attached_to == path or not os.path.exists(path):  # noqa: PTH110 - a string will do
+        return  # or whoever started this is gone
     _attached_to = path
     import poolscope  # noqa: PLC0415 - the verbs sit on top of this module
 
