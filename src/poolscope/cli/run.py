@@ -147,8 +147,8 @@ def _report(account: Account, options: Options) -> None:
         _say(f"{sentence}{hint}.")
     if not roster.attached and not roster.refused:
         _say(
-            "no Python process of the command could be attached. python -I, -E and -S can't be, "
-            "nor what runs as another user or clears its environment."
+            "no Python process of the command could be attached. python -S can't be, nor what runs "
+            "as another user or clears its environment."
         )
         if not options.json:
             return
