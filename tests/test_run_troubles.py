@@ -172,6 +172,21 @@ def test_without_any_place_the_command_runs_unattached(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_a_thread_the_command_runs_unattached(home, tmp_path):
+    """As under a limit of tasks."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading\n"
+        "def start(self):\n"
+        "    raise RuntimeError('can not start new thread')\n"
+        "threading.Thread.start = start\n"
+    )
+    result = run("sh", "-c", "exit 3", env=home | {"PYTHONPATH": str(tmp_path)})
+    assert (result.returncode, result.stderr) == (
+        3,
+        "poolscope: the command runs unattached: can not start new thread.\n",
+    )
+
+
 @linux
 def test_what_a_killed_run_leaves_the_next_one_removes(script, home, tmp_path):
     """Those of others, and of those that live, stay."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Account:
     """One account of all processes, and where they find it.
 
-    Raises ``OSError`` if there is no place for it.
+    Raises ``OSError`` if there is no place for it, and ``RuntimeError`` if there is no thread.
     """
 
     def __init__(self, max_origins: int, export: Export | None) -> None:
@@ -33,7 +33,11 @@ class Account:
         if export is not None:
             observers.append(export.observer)
         self._place, self.collector = _settle(observers, max_origins)
-        self.collector.start()
+        try:
+            self.collector.start()
+        except RuntimeError:
+            self._place.close()
+            raise
 
     @property
     def path(self) -> str:

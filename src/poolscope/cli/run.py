@@ -76,8 +76,8 @@ def _supervise(
         account = Account(settings.max_origins, export)
         endpoint = _open_endpoint(options, account, Path(program).name)
         environ = environment(account.path, settings, environ)
-    except OSError as error:
-        _say(f"the command runs unattached: {error.strerror or error} ({error.filename}).")
+    except (OSError, RuntimeError) as error:
+        _say(f"the command runs unattached: {_why(error)}.")
     try:
         status = command.run(program, argv, environ)
     finally:
@@ -92,6 +92,12 @@ def _supervise(
         with contextlib.suppress(OSError, KeyboardInterrupt):
             _report(account, options)
     return end_like(status)
+
+
+def _why(error: Exception) -> str:
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    return f"{error.strerror} ({error.filename})"
 
 
 def environment(path: str, settings: config.Settings, environ: Mapping[str, str]) -> dict[str, str]:
