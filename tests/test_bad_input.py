@@ -88,10 +88,10 @@ def test_disabled_beats_a_bad_setting():
 
 def test_without_a_temporary_directory_the_command_runs_unattached(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
-        "import errno, tempfile\n"
-        "def mkdtemp(*args, **kwargs):\n"
+        "import errno, os\n"
+        "def mkdir(*args, **kwargs):\n"
         "    raise OSError(errno.EROFS, 'Read-only file system', '/tmp')\n"
-        "tempfile.mkdtemp = mkdtemp\n"
+        "os.mkdir = mkdir\n"
     )
     environ = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     result = poolscope("run", "--", "sh", "-c", "echo on; exit 3", env=environ)

@@ -242,6 +242,7 @@ def test_a_place_may_be_called_anything(tmp_path):
 def test_the_wheel_carries_every_file():
     project = import_module("tomllib").loads((ROOT / "pyproject.toml").read_text())
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included.pop("src/poolscope.pth") == "poolscope.pth"  # the way in of `run`
     assert included == {
         (
             name if name.startswith("examples/") else f"dashboards/{name}"

@@ -299,7 +299,8 @@ def test_uvicorn_tells_everything_when_it_is_stopped(serve, tmp_path, number, wo
     with Running(*command, env=environ, cwd=tmp_path) as running:
         # One that handles no signals yet would be killed by them.
         assert eventually(lambda: len(list(tmp_path.glob("up-*"))) == workers)
-        for _ in range(30):
+        assert eventually(lambda: asks(port))
+        for _ in range(29):
             assert asks(port)
         running.send(number)
         status, errors = running.end()

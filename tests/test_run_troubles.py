@@ -14,7 +14,7 @@ import pytest
 
 from commands import CLI, Running, counts_of, own_counts, report_in, report_of, run
 from peers import keep_alive
-from poolscope.cli import account
+from poolscope.cli import account, main
 
 PYTHON = sys.executable
 linux = pytest.mark.skipif(sys.platform != "linux", reason="stops processes")
@@ -185,6 +185,12 @@ def test_without_a_thread_the_command_runs_unattached(home, tmp_path):
         3,
         "poolscope: the command runs unattached: can not start new thread.\n",
     )
+
+
+def test_a_bad_setting_leaves_signals_as_they_were():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert main(["run", "--otlp", "nowhere", "--", "true"]) == 2
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 @linux

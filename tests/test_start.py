@@ -104,6 +104,23 @@ def test_without_wrapt_the_usual_hooks_count(serve):
     assert (server.accepted, server.answered) == (1, 1)
 
 
+def test_without_wrapt_what_it_is_needed_for_is_told():
+    """Somebody has put a function with other parameters in urllib3's place."""
+    code = """
+    import sys
+    sys.modules["wrapt"] = None
+    import urllib3
+    original = urllib3.HTTPConnectionPool._put_conn
+    urllib3.HTTPConnectionPool._put_conn = lambda *args: original(*args)
+    import poolscope
+    poolscope.instrument()
+    print(poolscope.snapshot()["origins"])
+    """
+    printed, (line,) = start(code)
+    assert printed == ["[]"]
+    assert line.startswith("poolscope: a fault of its own in attach.urllib3 (ModuleNotFoundError")
+
+
 def test_a_multiprocess_directory_may_come_late(serve, tmp_path):
     """What was counted until then is missing, and said; what comes from then on is there."""
     server = serve(keep_alive)

@@ -71,14 +71,14 @@ def _supervise(
 ) -> int:
     command = Command()  # signals wait for it from here on, in all threads
     account = endpoint = None
-    export = _open_export(program, environ, options)
     try:
-        account = Account(settings.max_origins, export)
-        endpoint = _open_endpoint(options, account, Path(program).name)
-        environ = environment(account.path, settings, environ)
-    except (OSError, RuntimeError) as error:
-        _say(f"the command runs unattached: {_why(error)}.")
-    try:
+        export = _open_export(program, environ, options)
+        try:
+            account = Account(settings.max_origins, export)
+            endpoint = _open_endpoint(options, account, Path(program).name)
+            environ = environment(account.path, settings, environ)
+        except (OSError, RuntimeError) as error:
+            _say(f"the command runs unattached: {_why(error)}.")
         status = command.run(program, argv, environ)
     finally:
         # Nothing of ours may replace the command's own end, and nothing stays behind.
