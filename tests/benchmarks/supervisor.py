@@ -121,14 +121,14 @@ def load(processes: int, origins: int, rounds: int) -> float:
 
 def held(processes: int, origins: int) -> float:
     """Return the MiB that the account holds while so many processes are there."""
-    with account() as (path, collector, _):
+    last = ev.Origin(f"host-{origins - 1}", "443", "https", "urllib3")
+    with account() as (path, collector, readings):
         tracemalloc.start()
         reader, writer = os.pipe()
         child = talk(path, processes, origins, 2, until=reader)
-        while len(collector.processes) < processes:
+        while readings.total(catalog.OPEN, last) < 3 * processes:
             time.sleep(0.05)
-        time.sleep(2)  # seconds: it has looked once more
-        collector.drain()
+            collector.drain()
         size, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         os.close(writer)
