@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import linecache
 import sys
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,9 @@ import poolscope
 SOURCE = str(Path(poolscope.__file__).parent)
 #: These shield the others, and call nobody but them, the host and each other.
 SHIELDS = ("patching.py", "shield.py")
+
+#: What is raised, in turns: any error, and the two that can come anywhere.
+KINDS = (ZeroDivisionError, MemoryError, RecursionError)
 
 # Moving locals and constants about can't fail. (Nor may a tracer raise there: at the first such
 # instruction of an ``except`` it leaves CPython with an exception that nobody handles any more.)
@@ -32,6 +37,11 @@ class Point(NamedTuple):
 
     def __str__(self):
         return f"{Path(self.file).name}:{self.line} within {self.entry}"
+
+    @property
+    def text(self):
+        """The line itself."""
+        return linecache.getline(self.file, self.line).strip()
 
 
 def is_shielded(code):
@@ -53,6 +63,15 @@ def lines_that_may_fail(code):
     }
 
 
+@functools.cache
+def _handlers(code):
+    """Return where exception handlers of a function begin.
+
+    A tracer that raises there leaves CPython with an exception that is being handled for ever.
+    """
+    return {one.offset for one in dis.get_instructions(code) if one.opname == "PUSH_EXC_INFO"}
+
+
 def functions_around(frame):
     """Name our functions on the stack that led here without a shield in between, inmost first."""
     names = []
@@ -69,7 +88,9 @@ def _point_of(frame):
 @contextlib.contextmanager
 def _traced(at_line):
     def local(frame, event, _argument):
-        if event == "line" and frame.f_lineno in lines_that_may_fail(frame.f_code):
+        code = frame.f_code
+        may_fail = event == "line" and frame.f_lineno in lines_that_may_fail(code)
+        if may_fail and frame.f_lasti not in _handlers(code):
             at_line(frame)
         return local
 
@@ -86,15 +107,27 @@ def _traced(at_line):
 
 def points_of(run, within=""):
     """Run, and return the points to which this thread comes, or those within a function."""
+    return [one for one, around in ways_of(run) if not within or within in around[1:]]
+
+
+def ways_of(run):
+    """Run, and return the points to which this thread comes, each with our functions around it."""
     points = {}
 
     def note(frame):
-        if not within or within in functions_around(frame)[1:]:
-            points.setdefault(_point_of(frame))
+        points.setdefault(_point_of(frame), functions_around(frame))
 
     with _traced(note):
         run()
-    return list(points)
+    return list(points.items())
+
+
+def kinds_for(points):
+    """Pair points with what is raised there, in turns."""
+    for point, kind in zip(points, cycle(KINDS)):
+        # There a RuntimeError stands for a system that has no thread left.
+        spared = kind is RecursionError and point.file.endswith("pulse.py")
+        yield point, MemoryError if spared else kind
 
 
 @contextlib.contextmanager
@@ -103,12 +136,23 @@ def raising(point, kind):
 
     Python stops tracing at an exception of the tracer's, so there can be no second time.
     """
+
+    def strike():
+        raise kind(str(point))  # a new one: nobody may keep its traceback
+
+    with striking(point, strike) as struck:
+        yield struck
+
+
+@contextlib.contextmanager
+def striking(point, strike):
+    """Call ``strike`` once, when this thread comes to the point: it raises, as above."""
     struck = []
 
-    def strike(frame):
+    def come(frame):
         if frame.f_lineno == point.line and not struck and _point_of(frame) == point:
             struck.extend(functions_around(frame))
-            raise kind(str(point))  # a new one: nobody may keep its traceback
+            strike()
 
-    with _traced(strike):
+    with _traced(come):
         yield struck

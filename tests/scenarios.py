@@ -85,8 +85,9 @@ def a_blocking_pool(world):
 
     def run():
         with urllib3.HTTPConnectionPool(HOST, server.port, maxsize=1, block=True) as pool:
-            seen = [attempt(get, pool), attempt(get, pool)]
-            conn = pool._get_conn()
+            # Not for ever, should its only connection have been lost.
+            seen = [attempt(get, pool, pool_timeout=0.1) for _ in range(2)]
+            conn = pool._get_conn(timeout=0.1)
             seen.append(attempt(pool._get_conn, timeout=0.001))
             pool._put_conn(conn)
         return [*seen, attempt(get, pool)]
