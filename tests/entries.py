@@ -18,7 +18,7 @@ from prometheus_client import Counter
 
 import poolscope
 from peers import HOST
-from poolscope import relay
+from poolscope import aside, relay
 from poolscope.clients import CLIENTS
 from poolscope.importing import when_imported
 
@@ -161,7 +161,10 @@ def a_beat_of_the_pulse(_stage):
 
 @entry
 def becoming_a_child(_stage):
-    poolscope._process._after_in_child()
+    try:
+        poolscope._process._after_in_child()
+    finally:
+        aside._Process.is_child = False  # what comes next is told where it can be watched
 
 
 @entry

@@ -85,17 +85,44 @@ def _point_of(frame):
     return Point(functions_around(frame)[-1], frame.f_code.co_filename, frame.f_lineno)
 
 
+@functools.cache
+def lines_that_call(code):
+    """Return the lines of a function that call anything."""
+    lines = {}
+    for start, end, line in code.co_lines():
+        lines.update(dict.fromkeys(range(start, end), line))
+    return {
+        lines.get(instruction.offset)
+        for instruction in dis.get_instructions(code)
+        if instruction.opname.startswith("CALL")
+    }
+
+
 @contextlib.contextmanager
-def _traced(at_line):
-    def local(frame, event, _argument):
-        code = frame.f_code
-        may_fail = event == "line" and frame.f_lineno in lines_that_may_fail(code)
-        if may_fail and frame.f_lasti not in _handlers(code):
-            at_line(frame)
-        return local
+def _traced(at_line, *, of_handlers=False):
+    """Call ``at_line`` at every line that may fail, or only where a signal handler may run.
+
+    Python runs these when a function begins, when a call returns, and where a loop goes back.
+    """
 
     def called(frame, _event, _argument):
-        return local if is_shielded(frame.f_code) else None
+        if not is_shielded(frame.f_code):
+            return None
+        before = None  # not the frame itself, whose locals would live on
+
+        def local(frame, event, _argument):
+            nonlocal before
+            if event != "line":
+                return local
+            code, line = frame.f_code, frame.f_lineno
+            may_run = before is None or line < before or before in lines_that_call(code)
+            before = line
+            may_fail = line in lines_that_may_fail(code) and frame.f_lasti not in _handlers(code)
+            if may_fail and (may_run or not of_handlers):
+                at_line(frame)
+            return local
+
+        return local
 
     before = sys.gettrace()
     sys.settrace(called)
@@ -105,19 +132,20 @@ def _traced(at_line):
         sys.settrace(before)
 
 
-def points_of(run, within=""):
+def points_of(run, within="", *, of_handlers=False):
     """Run, and return the points to which this thread comes, or those within a function."""
-    return [one for one, around in ways_of(run) if not within or within in around[1:]]
+    ways = ways_of(run, of_handlers=of_handlers)
+    return [one for one, around in ways if not within or within in around[1:]]
 
 
-def ways_of(run):
+def ways_of(run, *, of_handlers=False):
     """Run, and return the points to which this thread comes, each with our functions around it."""
     points = {}
 
     def note(frame):
         points.setdefault(_point_of(frame), functions_around(frame))
 
-    with _traced(note):
+    with _traced(note, of_handlers=of_handlers):
         run()
     return list(points.items())
 

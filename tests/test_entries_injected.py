@@ -40,6 +40,7 @@ CANT_FAIL = {
     "self._draining = False",
     "self._draining = was_draining",
     "self.attached = False",
+    "self._teller = ident",
     "self.opened_sum = 0.0  # rounding errors don't outlive the connections",
     "self.beating = False",
     "self.beating = True",

@@ -113,8 +113,6 @@ NOT_REACHED = {
         "Ending._wait",
         "_awaited",
     ],
-    # the collector's side of the wire
-    "events": ["_read", "from_plain"],
     # runs where something has failed, or in a way that test_drain_faults comes to
     "folding": ["Folding.__init__", "Folding._on_fault", "Folding._on_waited", "Folding.fault"],
     # uWSGI's: test_ways_in

@@ -94,7 +94,7 @@ def test_a_time_limit_at_any_line_of_ours_costs_no_count(world, monkeypatch, tri
     monkeypatch.setattr(process.pulse, "_beat", lambda: None)
     player.play()
     process.pulse.stop()
-    points = [point for point in points_of(player.play) if point not in tried]
+    points = [point for point in points_of(player.play, of_handlers=True) if point not in tried]
     tried.update(points)
     lost = {}
     for point in points:
@@ -105,6 +105,9 @@ def test_a_time_limit_at_any_line_of_ours_costs_no_count(world, monkeypatch, tri
         assert struck, point
         assert process.pulse._running.locked() == process.pulse.beating, point
         wrong = {key: (ours[key], servers[key]) for key in ours if ours[key] != servers[key]}
+        # http.client has the answer then, closes the connection, and the host never sees it.
+        if point.entry == "close" and servers["answered"] - ours["answered"] == 1:
+            wrong.pop("answered")
         if levels() != before:
             wrong["levels"] = levels()
         if wrong:

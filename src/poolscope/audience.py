@@ -67,17 +67,19 @@ class Listener:
 
         That is a time of ``time.monotonic()``.
         """
-        if self._hangs or self._teller == _thread.get_ident():
+        ident = _thread.get_ident()
+        if self._hangs or self._teller == ident:
             return False
-        if not self._lock.acquire(timeout=max(0.0, deadline - monotonic())):
-            return False
-        self._teller = _thread.get_ident()
-        return True
+        is_held = self._lock.acquire(timeout=max(0.0, deadline - monotonic()))
+        if is_held:
+            self._teller = ident
+        return is_held
 
     def release(self) -> None:
-        """Let others tell it again."""
-        self._teller = 0
-        self._lock.release()
+        """Let others tell it again, if this thread has kept them from it."""
+        if self._teller == _thread.get_ident():
+            self._teller = 0
+            self._lock.release()
 
     def _alone(self, act: Callable[[], None]) -> None:
         if self._teller == _thread.get_ident():

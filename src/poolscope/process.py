@@ -134,13 +134,13 @@ class Process:
                 self._forking.append((_thread.get_ident(), self.scope.hold()))
 
     def _after_in_parent(self) -> None:
-        was_beating, self._was_beating = self._was_beating, False
         with self._shield("after_fork"):
             for release in self._held():
                 release()
         # Requests of other threads go on, and wake it only when they begin. Without others ours
         # must not be there: Pythons from 3.12 on warn of it, some of those look only now.
         with self._shield("after_fork"):
+            was_beating, self._was_beating = self._was_beating, False
             if was_beating and not _is_alone():
                 self.pulse.wake()
 
@@ -153,12 +153,15 @@ class Process:
         return []
 
     def _after_in_child(self) -> None:
-        aside.forked()
-        self._forking.clear()
-        self._was_beating = False
-        # Forked by another thread than the main one, the child ends when that one does.
-        self.pulse.forget(None if self._is_main else threading.main_thread())
-        self.scope.begin()
+        with self._shield("after_fork"):
+            aside.forked()
+            self._forking.clear()
+            self._was_beating = False
+        with self._shield("after_fork"):
+            # Forked by another thread than the main one, the child ends when that one does.
+            self.pulse.forget(None if self._is_main else threading.main_thread())
+        with self._shield("after_fork"):
+            self.scope.begin()
         # Those that are let go of as well: they may be told again one day.
         for observer in self._known:
             with self._shield(f"observer.{type(observer).__name__}"):

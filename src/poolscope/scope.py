@@ -52,15 +52,16 @@ class Scope(Folding):
         that; a signal handler may fork in the midst of a fork.
         """
         deadline = monotonic() + _PATIENCE
+        held: list[Callable[[], None]] = []
         if not self._lock.acquire(timeout=_PATIENCE):
-            return []
-        held = [self._lock.release]
+            return held
         try:
+            held.append(self._lock.release)
             for listener in self._listeners:
                 if listener.hold(deadline):
                     held.insert(0, listener.release)
         except BaseException:
-            for release in held:
+            for release in (*(one.release for one in self._listeners), self._lock.release):
                 release()
             raise
         return held

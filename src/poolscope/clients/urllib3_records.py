@@ -139,7 +139,8 @@ class Records:
 
         def gone(ref: Ref) -> None:
             try:
-                step(ref.record)
+                if hasattr(ref, "record"):  # else it was made, and then given up for another one
+                    step(ref.record)
             except Exception as error:
                 if not is_the_hosts(error):
                     self.scope.faults.append((f"urllib3.{where}", type(error).__name__))

@@ -131,7 +131,7 @@ class Sockets(Records):
         carrier = self.carrier(conn)
         return None if carrier is None else _Tcp(carrier, carrier.connection)
 
-    def tcp_opened(self, call: _Tcp, _sock: Any, error: BaseException | None) -> None:
+    def tcp_opened(self, call: _Tcp, sock: Any, error: BaseException | None) -> None:
         """After the TCP connection was made: a server would have counted an accept."""
         if error is not None and not reached_proxy(error):
             return
@@ -139,6 +139,8 @@ class Sockets(Records):
         connection = carrier.connection
         if connection is None or connection is call.before:
             connection = self.open(carrier, now)
+        if sock is not None:
+            connection.watch(sock)
         if error is not None:
             kind = connect_failure(error, tunnelling=False)
             connection.end(now, "timeout" if kind == "timeout" else "error")
