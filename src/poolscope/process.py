@@ -134,9 +134,13 @@ class Process:
                 self._forking.append((_thread.get_ident(), self.scope.hold()))
 
     def _after_in_parent(self) -> None:
-        with self._shield("after_fork"):
-            for release in self._held():
-                release()
+        try:
+            self._let_drains_in()
+        except BaseException as error:
+            self._let_drains_in()
+            if not isinstance(error, Exception) or is_the_hosts(error):
+                raise
+            self.scope.fault("after_fork", error)
         # Requests of other threads go on, and wake it only when they begin. Without others ours
         # must not be there: Pythons from 3.12 on warn of it, some of those look only now.
         with self._shield("after_fork"):
@@ -144,13 +148,16 @@ class Process:
             if was_beating and not _is_alone():
                 self.pulse.wake()
 
-    def _held(self) -> list[Callable[[], None]]:
-        """Return what lets drains in that this thread's last fork has kept out."""
-        for forking in reversed(self._forking):
-            if forking[0] == _thread.get_ident():
-                self._forking.remove(forking)
-                return forking[1]
-        return []
+    def _let_drains_in(self) -> None:
+        """Undo what this thread's last fork has kept out."""
+        ident = _thread.get_ident()
+        ours = [forking for forking in self._forking if forking[0] == ident]
+        if ours:
+            held = ours[-1][1]
+            while held:
+                held[0]()
+                del held[0]
+            self._forking.remove(ours[-1])
 
     def _after_in_child(self) -> None:
         with self._shield("after_fork"):
