@@ -77,9 +77,11 @@ class Listener:
 
     def release(self) -> None:
         """Let others tell it again, if this thread has kept them from it."""
-        if self._teller == _thread.get_ident():
-            self._teller = 0
+        ident = _thread.get_ident()
+        if self._teller == ident:
             self._lock.release()
+            if self._teller == ident:  # not another one, which has had its turn since
+                self._teller = 0
 
     def _alone(self, act: Callable[[], None]) -> None:
         if self._teller == _thread.get_ident():
