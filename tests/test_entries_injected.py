@@ -41,6 +41,7 @@ CANT_FAIL = {
     "self._draining = was_draining",
     "self.attached = False",
     "self._teller = ident",
+    "self._teller = 0",
     "self.opened_sum = 0.0  # rounding errors don't outlive the connections",
     "self.beating = False",
     "self.beating = True",
