@@ -244,6 +244,18 @@ def test_what_a_short_life_had_open_is_remembered(start):
     assert account.level(catalog.POOLS_OPEN) == 0
 
 
+def test_what_was_open_at_different_moments_is_not_added_up(start):
+    """A manager that keeps two pools calls three hosts in turn, between two looks."""
+    account = start()
+    one, two, three = (ORIGIN._replace(address=f"host-{number}") for number in range(3))
+    link = account.link()
+    for moment in ({one: 1, two: 1}, {two: 0, three: 1}, {one: 0, two: 1}, {two: 0, three: 0}):
+        link.tell([ev.Levels(origin, max=pools, pools=pools) for origin, pools in moment.items()])
+    link.ended()
+    account.finish()
+    assert account.readings.most_pools == 2
+
+
 def test_origins_of_all_processes_are_bounded_like_those_of_one(start):
     account = start(max_origins=2)
     for number in range(5):

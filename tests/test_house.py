@@ -69,7 +69,7 @@ ARROWS = {
     "relay": {"backlog", "events", "observers", "wire", "__init__"},
     "roster": {"wire"},
     "levels": {"events"},
-    "merging": {"callsites", "events", "levels", "origins"},
+    "merging": {"backlog", "callsites", "events", "levels", "origins"},
     "collector": {"events", "merging", "observers", "roster", "shield", "wire"},
     "clients": VOCABULARY
     | {"callsites", "patching", "pulse", "records", "scope", "shield", "spans", "suppression"},

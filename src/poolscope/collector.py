@@ -96,9 +96,10 @@ class Collector:
         """Tell the observers what is open now, before somebody looks at them."""
         with self._lock:
             faults, self._faults = self._faults, []
-            # What there was at most first: together they would be of one moment.
-            self._tell([*faults, *self._merger.levels.take_records()])
-            self._tell(self._merger.levels.take())
+            self._tell(faults)
+            # What is told together is of one moment.
+            for levels in (*self._merger.levels.take_peaks(), self._merger.levels.take()):
+                self._tell(levels)
 
     def finish(self) -> None:
         """Read what the processes that are gone have left in their sockets, and stop."""
@@ -238,8 +239,7 @@ class Collector:
             # What comes after a good-bye makes it void.
             peer.said_bye = message.bye or (peer.said_bye and not message.rows)
             with self._lock:
-                for count, event in message.rows:
-                    told += [one for one in self._merger.merged(peer, event) for _ in range(count)]
+                told += self._merger.heard(peer, message.rows)
         with self._lock:
             self._tell(told)
 

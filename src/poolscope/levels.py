@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 
 from poolscope.events import Levels, Origin
 
@@ -18,7 +18,24 @@ class AllLevels:
         self._told: dict[Hashable, dict[Origin, Levels]] = {}
         self._sums: dict[Origin, _Sum] = {}
         self._changed: dict[Origin, _Sum] = {}
-        self._records: list[Levels] = []
+        self._pools = self._most_pools = 0
+        self._peaks: list[list[Levels]] = []
+
+    def keep_peak(self, who: Hashable, news: Mapping[Origin, Levels]) -> None:
+        """Keep what there is now, if these levels of a process end more than there ever was.
+
+        ``news`` are by its own names for origins, and of one moment; :meth:`put` comes after. Who
+        is told now and then must not miss what there was, nor hear of two moments as if of one.
+        """
+        told = self._told.get(who, {})
+        ends = False
+        for own, now in news.items():
+            before = told.get(own)
+            if before is not None and now.pools < before.pools:
+                ends |= self._sums[before.origin].is_a_record() or self._pools > self._most_pools
+        if ends:
+            self._most_pools = max(self._pools, self._most_pools)
+            self._peaks.append([total.levels() for total in self._changed.values()])
 
     def put(self, who: Hashable, own: Origin, levels: Levels) -> None:
         """Take in what a process tells of an origin: ``own`` is its own name for it."""
@@ -32,6 +49,7 @@ class AllLevels:
 
     def forget(self, who: Hashable) -> None:
         """Let a process go, and all that it had open."""
+        self.keep_peak(who, {own: Levels(own) for own in self._told.get(who, {})})
         for own, levels in self._told.pop(who, {}).items():
             self._change((who, own), levels, Levels(levels.origin))
 
@@ -53,8 +71,7 @@ class AllLevels:
         total = self._sums.get(now.origin)
         if total is None:
             total = self._sums[now.origin] = _Sum(now.origin)
-        if now.origin in self._changed and total.falls_from_a_record(before, now):
-            self._records.append(total.levels())
+        self._pools += now.pools - (0 if before is None else before.pools)
         total.change(key, before, now)
         self._changed[now.origin] = total
 
@@ -63,10 +80,10 @@ class AllLevels:
         changed, self._changed = self._changed, {}
         return [total.levels() for total in changed.values()]
 
-    def take_records(self) -> list[Levels]:
-        """Return what there was before some of it went, where it was more than ever before."""
-        records, self._records = self._records, []
-        return records
+    def take_peaks(self) -> list[list[Levels]]:
+        """Return the sums of each moment at which there was more than ever before."""
+        peaks, self._peaks = self._peaks, []
+        return peaks
 
     def tell_again(self) -> None:
         """Take all sums for changed: somebody has missed them."""
@@ -105,22 +122,14 @@ class _Sum:
         self._counts = [total + sign * count for total, count in zip(self._counts, counts)]
         self._ages += sign * round(levels.age_sum * _PER_SECOND)
 
-    def falls_from_a_record(self, before: Levels | None, now: Levels) -> bool:
-        """Tell whether it has more or larger pools than ever, and is to lose some.
-
-        Who is told now and then must not miss what there was.
-        """
-        if before is None or now.pools >= before.pools:
-            return False
-        pools, largest = self._pools()
+    def is_a_record(self) -> bool:
+        """Tell whether it has more or larger pools than it had when this was asked before."""
+        most, pools = self._counts[3], self._counts[4]
+        largest = math.ceil(most / pools) if pools else 0
         is_one = pools > self._most_pools or largest > self._largest_pool
         self._most_pools = max(pools, self._most_pools)
         self._largest_pool = max(largest, self._largest_pool)
         return is_one
-
-    def _pools(self) -> tuple[int, int]:
-        most, pools = self._counts[3], self._counts[4]
-        return pools, math.ceil(most / pools) if pools else 0
 
     def levels(self) -> Levels:
         """Return the sum."""

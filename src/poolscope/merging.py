@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from time import monotonic
 
 from poolscope import events as ev
+from poolscope.backlog import Row
 from poolscope.callsites import CallSite, CallSites
 from poolscope.levels import AllLevels
 from poolscope.origins import OTHER, Origins
@@ -22,6 +23,16 @@ class Merger:
         self._origins = Origins(max_origins)
         self._sites = CallSites()
         self._places: set[str] = set()
+
+    def heard(self, who: Hashable, rows: Sequence[Row]) -> list[ev.AnyEvent]:
+        """Return what is to be told of what one process has said at once."""
+        told: list[ev.AnyEvent] = []
+        for moment in _moments(rows):
+            news = {event.origin: event for _, event in moment if isinstance(event, ev.Levels)}
+            self.levels.keep_peak(who, news)
+            for count, event in moment:
+                told += [one for one in self.merged(who, event) for _ in range(count)]
+        return told
 
     def merged(self, who: Hashable, event: ev.AnyEvent) -> Iterator[ev.AnyEvent]:
         """Yield what is to be told of an event of one process; levels wait to be taken."""
@@ -65,3 +76,17 @@ class Merger:
             return _ELSEWHERE
         self._places.add(where)
         return where
+
+
+def _moments(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Take rows apart in which an origin's levels are told twice: there was more before."""
+    moment: list[Row] = []
+    seen: set[ev.Origin] = set()
+    for row in rows:
+        if isinstance(row[1], ev.Levels):
+            if row[1].origin in seen:
+                yield moment
+                moment, seen = [], set()
+            seen.add(row[1].origin)
+        moment.append(row)
+    yield moment
