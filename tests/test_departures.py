@@ -14,6 +14,7 @@ import textwrap
 import threading
 
 import pytest
+import urllib3
 
 import poolscope
 from commands import Running, counts_of, origin_of, own_counts, report_of, run
@@ -257,10 +258,29 @@ def test_last_words_that_never_end_are_not_waited_for(monkeypatch):
         spoke.set()
         stuck.wait()
 
-    one = departures.Departures(finish, lambda: None)
+    one = departures.Departures(finish, lambda: None, lambda: True)
     one.depart()
     assert spoke.is_set()
     stuck.set()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.usefixtures("scope")
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_child_that_counted_nothing_ends_without_a_thread_of_ours(serve, counts):
+    """Programs that fork for a moment would start one for nothing."""
+    server = serve(keep_alive)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        poolscope._process._departures.depart = lambda: os.write(writer, b"departs")
+        if counts:
+            urllib3.PoolManager().request("GET", server.url)
+        os._exit(0)
+    os.close(writer)
+    assert os.waitpid(pid, 0)[1] == 0
+    with os.fdopen(reader) as pipe:
+        assert pipe.read() == ("departs" if counts else "")
 
 
 # ---- servers

@@ -90,6 +90,7 @@ NOT_REACHED = {
         "Departures._speak",
         "Departures.depart",
         "Departures.depart.speak",
+        "Departures.has_news",
         "Departures.stay",
         "_Watched.__call__",
         "_Watched.__reduce__",
@@ -114,7 +115,13 @@ NOT_REACHED = {
         "_awaited",
     ],
     # runs where something has failed, or in a way that test_drain_faults comes to
-    "folding": ["Folding.__init__", "Folding._on_fault", "Folding._on_waited", "Folding.fault"],
+    "folding": [
+        "Folding.__init__",
+        "Folding._on_fault",
+        "Folding._on_waited",
+        "Folding.fault",
+        "Folding.has_history",
+    ],
     # uWSGI's: test_ways_in
     "forks": ["Forks.__init__", "Forks.ask_uwsgi.post_fork_hook"],
     # asked by a drain of idle connections, which shields it: test_hangups
@@ -178,7 +185,13 @@ NOT_REACHED = {
         "_given",
     ],
     # made once; or only in a child, and at another process's end
-    "process": ["Process.__init__", "Process._leave", "Process._stay", "_is_alone"],
+    "process": [
+        "Process.__init__",
+        "Process._has_news",
+        "Process._leave",
+        "Process._stay",
+        "_is_alone",
+    ],
     # made once; or only in a child that a thread has forked
     "pulse": ["Pulse.__init__", "Pulse._is_alone"],
     # for reports, outside of the host's calls

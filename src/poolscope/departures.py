@@ -29,11 +29,19 @@ _INIT = 1  # the first process of a container, which no signal ends that it does
 class Departures:
     """Calls ``finish`` before a function ends this process, and ``resume`` should it go on.
 
+    It does so only if there is something to say (``has_news``).
+
     The function is called as the host called it. What will not be the end (a signal that is
     handled, blocked or harmless, a file that can't be executed) passes through.
     """
 
-    def __init__(self, finish: Callable[[], None], resume: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        finish: Callable[[], None],
+        resume: Callable[[], None],
+        has_news: Callable[[], bool],
+    ) -> None:
+        self._has_news = has_news
         self._finish = finish
         self._resume = resume
         self._watched: list[_Watched] = []
@@ -53,6 +61,10 @@ class Departures:
         for one in self._watched:
             one.active = False
         self._watched = [one for one in self._watched if not one.restore()]
+
+    def has_news(self) -> bool:
+        """Tell whether there is anything to say."""
+        return self._has_news()
 
     def depart(self) -> None:
         """Say the last words in bounded time."""
@@ -108,7 +120,7 @@ class _Watched:
             return self.__wrapped__(*args, **kwargs)
         departs = False
         try:
-            departs = self._is_end(*args, **kwargs)
+            departs = self._is_end(*args, **kwargs) and self._departures.has_news()
             if departs:
                 self._departures.depart()
         except Exception as error:

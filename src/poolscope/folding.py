@@ -39,6 +39,10 @@ class Folding:
         self._sites = CallSites()
         self._events: list[ev.AnyEvent] = []
 
+    def has_history(self) -> bool:
+        """Tell whether hooks have written anything in this process."""
+        return bool(self.ledger.log or self.ledger.dirty or self.faults) or any(self._origins)
+
     def has_open(self) -> bool:
         """Tell whether any connection is known to be open."""
         return any(state.open for state in self._origins)

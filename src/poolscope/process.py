@@ -50,11 +50,12 @@ class Process:
         self._forking: list[tuple[int, list[Callable[[], None]]]] = []
         self._was_beating = False
         self._is_main = True
+        self._is_child = False
         self.forks = Forks(
             self._before_fork, self._after_in_parent, self._after_in_child, self.scope.faults
         )
         atexit.register(self._exit)
-        self._departures = Departures(self._leave, self._stay)
+        self._departures = Departures(self._leave, self._stay, self._has_news)
         self._left: tuple[Observer, ...] = ()
 
     def attach(self, observers: Iterable[Observer]) -> None:
@@ -162,6 +163,7 @@ class Process:
     def _after_in_child(self) -> None:
         with self._shield("after_fork"):
             aside.forked()
+            self._is_child = True
             self._forking.clear()
             self._was_beating = False
         with self._shield("after_fork"):
@@ -187,6 +189,10 @@ class Process:
         with self._shield("exit"):
             if self.attached and not self.pulse.end(_PATIENCE):
                 self.scope.finish()
+
+    def _has_news(self) -> bool:
+        """Tell whether a child has counted anything; the first process has at least to leave."""
+        return not self._is_child or self.scope.has_history()
 
     def _leave(self) -> None:
         self._left = tuple(self.scope.observers)
