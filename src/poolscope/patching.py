@@ -31,10 +31,13 @@ def hooked({parameters}):
     if patch.active:
         try:
             before({given})
-        except BaseException as error:
+        except Exception as error:
             if struck(error):
                 again(before, {given})
                 raise
+        except BaseException:
+            again(before, {given})
+            raise
     return wrapped({passed})
 """
 _AROUND = """
@@ -43,10 +46,13 @@ def hooked({parameters}):
     if patch.active:
         try:
             {when}state = before({given})
-        except BaseException as error:
+        except Exception as error:
             if struck(error):
                 again(undo, {given})
                 raise
+        except BaseException:
+            again(undo, {given})
+            raise
     if state is None:
         return wrapped({passed})
     try:
@@ -60,7 +66,7 @@ def hooked({parameters}):
 _AFTER = """
 try:
     after(state, {ended})
-except BaseException as error:
+except Exception as error:
     try:
         is_hosts = struck(error)
     except RecursionError:  # there is not even one frame left to count it
@@ -68,6 +74,9 @@ except BaseException as error:
     if is_hosts:
         again(after, state, {ended})
         raise
+except BaseException:
+    again(after, state, {ended})
+    raise
 """
 
 
@@ -250,16 +259,14 @@ class Patch:
                 step(*args, **kwargs)
                 break
             except BaseException as error:  # noqa: BLE001 - raised at the end
-                if not self._struck(error):
+                if isinstance(error, Exception) and not self._struck(error):
                     break
                 last = error
         if last is not None:
             raise last
 
-    def _struck(self, error: BaseException) -> bool:
+    def _struck(self, error: Exception) -> bool:
         """Tell whether a signal handler of the host raised this; otherwise it is our own fault."""
-        if not isinstance(error, Exception):
-            return True
         # The host may have come close to its recursion limit: only the first step takes a frame.
         try:
             if is_the_hosts(error):
