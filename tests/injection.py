@@ -53,13 +53,24 @@ def is_shielded(code):
 @functools.cache
 def lines_that_may_fail(code):
     """Return the lines of a function that call, store or look up anything."""
+    return _lines_with(code, lambda name: not name.startswith(_HARMLESS))
+
+
+@functools.cache
+def lines_that_call(code):
+    """Return the lines of a function that call anything."""
+    return _lines_with(code, lambda name: name.startswith("CALL"))
+
+
+def _lines_with(code, wanted):
+    """Return the lines of a function with an instruction of a wanted name."""
     lines = {}
     for start, end, line in code.co_lines():
         lines.update(dict.fromkeys(range(start, end), line))
     return {
         lines.get(instruction.offset)
         for instruction in dis.get_instructions(code)
-        if not instruction.opname.startswith(_HARMLESS)
+        if wanted(instruction.opname)
     }
 
 
@@ -83,19 +94,6 @@ def functions_around(frame):
 
 def _point_of(frame):
     return Point(functions_around(frame)[-1], frame.f_code.co_filename, frame.f_lineno)
-
-
-@functools.cache
-def lines_that_call(code):
-    """Return the lines of a function that call anything."""
-    lines = {}
-    for start, end, line in code.co_lines():
-        lines.update(dict.fromkeys(range(start, end), line))
-    return {
-        lines.get(instruction.offset)
-        for instruction in dis.get_instructions(code)
-        if instruction.opname.startswith("CALL")
-    }
 
 
 @contextlib.contextmanager

@@ -254,19 +254,19 @@ class Stage(Hooks):
         self.close(conn, "explicit")
 
     @at("http.client")
-    def getresponse(stage, self, response, reason):  # noqa: N805
+    def getresponse(stage, self, response, reason):  # noqa: N805 - see above
         stage.close(self, reason, "reset", response)
 
     @at("http.client")
-    def _tunnel(stage, self, met):  # noqa: N805
+    def _tunnel(stage, self, met):  # noqa: N805 - see above
         stage.close(self, met.reason)
 
     @at("urllib3.response", "close")
-    def close_response(stage, self):  # noqa: N805
+    def close_response(stage, self):  # noqa: N805 - see above
         stage.close(self._connection, "unread")
 
     @at("urllib3.response")
-    def _error_catcher(stage, self, met):  # noqa: N805
+    def _error_catcher(stage, self, met):  # noqa: N805 - see above
         try:
             raise met.error  # noqa: TRY301 - the hooks look at the exception in flight
         except met.error:

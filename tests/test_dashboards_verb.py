@@ -209,7 +209,7 @@ def test_a_place_that_may_not_be_written_to_is_named():
 
 def test_what_does_not_fit_is_taken_back(tmp_path):
     """As on a disk that is full: the longest file does not fit, shorter ones came before it."""
-    small = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731
+    small = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # noqa: E731 - two numbers
     (tmp_path / "mine").write_text("kept")
     for place in (tmp_path, tmp_path / "new" / "place"):
         result = poolscope("dashboards", place, preexec_fn=small)

@@ -455,7 +455,7 @@ def test_under_few_descriptors_the_account_and_the_endpoint_live_on(serve, said)
     server = serve(keep_alive)
     opened = "poolscope_connections_opened_total"
     talk = (sys.executable, "-c", textwrap.dedent(TALK), server.url)
-    few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))  # noqa: E731
+    few = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))  # noqa: E731 - two numbers
     with Running(*talk, limit=few) as running, contextlib.ExitStack() as stack:
         where = Where(urlsplit(running.url).port)
         hang(stack, where, 61, said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
@@ -65,24 +66,24 @@ class Backlog:
             kept.clear()
 
 
-class _Sum:
+class _Sum(ABC):
     """Events of a kind that become one row, or a few."""
 
     def __init__(self, event: Any) -> None:
         self.event = event
 
     @staticmethod
+    @abstractmethod
     def key(event: Any) -> Hashable:
         """Return what those that are added up have in common."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add(self, event: Any) -> None:
         """Take in one more."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows(self) -> Iterator[Row]:
         """Yield what they have become."""
-        raise NotImplementedError
 
 
 class _Equal(_Sum):
