@@ -264,6 +264,26 @@ def test_last_words_that_never_end_are_not_waited_for(monkeypatch):
     stuck.set()
 
 
+def test_what_can_be_asked_of_a_function_is_answered_as_before(scope):
+    """Whether it takes a descriptor, for one."""
+    assert scope is not None
+    assert os.execve is not os.execve.__wrapped__
+    assert os.execve in os.supports_fd
+    assert os.kill == os.kill.__wrapped__
+    assert {os.kill.__wrapped__: 1}[os.kill] == 1
+
+
+@pytest.mark.usefixtures("scope")
+def test_two_threads_that_depart_and_stay_lose_no_observer():
+    process = poolscope._process
+    before = process.scope.observers
+    process._leave()
+    process._leave()
+    process._stay()
+    process._stay()
+    assert process.scope.observers == before
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.usefixtures("scope")
 @pytest.mark.parametrize("counts", [False, True])

@@ -13,6 +13,7 @@ from peers import HOST, keep_alive
 from poolscope import events as ev
 from poolscope.audience import MOST_EVENTS
 from poolscope.observers import Observer
+from poolscope.pulse import Pulse
 from scenarios import Player
 
 #: Between them, all kinds of rows.
@@ -288,3 +289,25 @@ def test_a_clock_that_fails_in_a_drain_costs_the_levels_of_that_drain(scope, ser
         pool.request("GET", "/")
     seen.agrees_with(server)
     scope.faults = {"drain._fold": 1}
+
+
+def test_who_asks_for_a_beat_that_fails_is_answered():
+    """And not left to wait, for a thread that is gone."""
+    began, go_on = threading.Event(), threading.Event()
+
+    def beat():
+        began.set()
+        go_on.wait()
+        raise SystemExit
+
+    pulse = Pulse(beat, lambda: None, first=0.0)
+    pulse.wake()
+    began.wait()
+    answers = []
+    thread = threading.Thread(target=lambda: answers.append(pulse.beat_now(30)))
+    thread.start()
+    while not pulse._asking:
+        pass
+    go_on.set()
+    thread.join(10)
+    assert answers == [False]

@@ -24,6 +24,7 @@ SHIELDED = {"_shielded", "_tell"}
 #: Functions whose own lines may fail unseen, and why; that all goes on afterwards holds for them.
 EXEMPT = {
     "_run": "the bottom of our own thread: Python tells of it, and the next request starts another",
+    "_answer": "as _run, from which it is called",
     "_before_fork": "Python drops what is raised before a fork; but for these lines it is shielded",
     "_after_in_parent": "as before a fork",
     "_after_in_child": "as before a fork; what it calls unshielded makes locks and empty tables",

@@ -217,6 +217,35 @@ def test_a_fork_that_python_is_not_told_of_begins_a_history(serve, before, after
     assert (server.accepted, server.answered) == (2, 2)
 
 
+@pytest.mark.parametrize("way", ["os._exit(0)", "sys.exit()"])
+def test_a_fork_that_nobody_told_of_ends_as_a_child(serve, way):
+    """It neither says what its parent has to say, nor waits for a thread that it has not got."""
+    server = serve(keep_alive)
+    code = f"""
+    class Heard(Observer):
+        may_block = False
+        def tell(self, events):
+            os.write(writer, b"t" * sum(type(event).__name__ == "Opened" for event in events))
+        def ended(self):
+            os.write(writer, b"e")
+    import ctypes
+    reader, writer = os.pipe()
+    poolscope.instrument(Heard())
+    request()
+    poolscope.snapshot()
+    for _ in range(3):
+        request()
+    began = time.monotonic()
+    pid = ctypes.PyDLL(None).fork()
+    if not pid:
+        {way}
+    print(end(pid, seconds=8))
+    poolscope.uninstrument()
+    print(os.read(reader, 100).count(b"t"))
+    """
+    assert run(code, server)[0] == ["0", "4"]
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("pyuwsgi") is None, reason="uWSGI is not installed here"
 )

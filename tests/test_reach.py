@@ -93,6 +93,8 @@ NOT_REACHED = {
         "Departures.has_news",
         "Departures.stay",
         "_Watched.__call__",
+        "_Watched.__eq__",
+        "_Watched.__hash__",
         "_Watched.__reduce__",
         "_Watched.__repr__",
         "_aborts",
@@ -193,7 +195,7 @@ NOT_REACHED = {
         "_is_alone",
     ],
     # made once; or only in a child that a thread has forked
-    "pulse": ["Pulse.__init__", "Pulse._is_alone"],
+    "pulse": ["Pulse.__init__", "Pulse._is_alone", "_Asking.__init__"],
     # for reports, outside of the host's calls
     "readings": [
         "Readings.__init__",

@@ -133,6 +133,13 @@ class _Watched:
             if departs:
                 self._departures.stay()
 
+    def __eq__(self, other: object) -> bool:
+        # As a member of os.supports_fd, for one.
+        return other is self or other == self.__wrapped__
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__)
+
     def __reduce__(self) -> str:
         return self.__name__  # a reference, as the built-in function is pickled and copied
 

@@ -187,15 +187,18 @@ class Process:
 
     def _exit(self) -> None:
         with self._shield("exit"):
+            self.forks.notice()  # not everybody who forks tells Python
             if self.attached and not self.pulse.end(_PATIENCE):
                 self.scope.finish()
 
     def _has_news(self) -> bool:
         """Tell whether a child has counted anything; the first process has at least to leave."""
+        self.forks.notice()
         return not self._is_child or self.scope.has_history()
 
     def _leave(self) -> None:
-        self._left = tuple(self.scope.observers)
+        # Another thread may be leaving, too: then they have gone already.
+        self._left = tuple(self.scope.observers) or self._left
         self.scope.finish()
 
     def _stay(self) -> None:

@@ -15,6 +15,15 @@ from poolscope import aside
 _LOOKS, _BETWEEN_LOOKS = 100, 0.0001  # seconds; a few are enough
 
 
+class _Asking:
+    """A thread that waits for a beat, and whether there was one."""
+
+    def __init__(self, done: _thread.LockType) -> None:
+        self.done = done
+        self.done.acquire()
+        self.has_beaten = False
+
+
 class Pulse:
     """Calls ``beat`` every ``interval`` seconds while it runs, and ``finish`` at the end.
 
@@ -53,8 +62,8 @@ class Pulse:
         #: Released to have the thread look at once: that it is stopped, or at who asks for a beat.
         self._called = _thread.allocate_lock()
         self._running = _thread.allocate_lock()
-        #: Those who wait for a beat, by a lock each.
-        self._asking: deque[_thread.LockType] = deque()
+        #: Those who wait for a beat.
+        self._asking: deque[_Asking] = deque()
 
     def wake(self) -> None:
         """Start beating unless it does."""
@@ -85,11 +94,12 @@ class Pulse:
         """
         if not self.beating or self._ident == _thread.get_ident():
             return False
-        done = self._allocate_lock()
-        done.acquire()
-        self._asking.append(done)
+        asking = _Asking(self._allocate_lock())
+        self._asking.append(asking)
         self._call()
-        return done.acquire(timeout=timeout)
+        if not self.beating:  # it has ended since, and may not have seen who is asking
+            return False
+        return asking.done.acquire(timeout=timeout) and asking.has_beaten
 
     def end(self, timeout: float) -> bool:
         """Stop for good; ``finish`` is the last thing that the thread does.
@@ -141,19 +151,23 @@ class Pulse:
             while not is_over:
                 called.acquire(timeout=pause)
                 is_over = not self.beating or self._is_alone()
-                asking = [self._asking.popleft() for _ in range(len(self._asking))]
-                try:
-                    self._beat()
-                finally:
-                    for done in asking:
-                        done.release()
+                waiting = len(self._asking)  # who asks from now on waits for the next one
+                self._beat()
+                self._answer(waiting, has_beaten=True)
                 pause = self._interval
             self._last()
         finally:
             self.beating = False
+            self._answer(len(self._asking), has_beaten=False)
             aside.ours.discard(self._ident)
             self._ident = 0
             running.release()
+
+    def _answer(self, waiting: int, *, has_beaten: bool) -> None:
+        for _ in range(waiting):
+            asking = self._asking.popleft()
+            asking.has_beaten = has_beaten
+            asking.done.release()
 
     def _is_alone(self) -> bool:
         """Tell whether nothing but this thread keeps the process from ending."""
