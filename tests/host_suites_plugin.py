@@ -8,6 +8,7 @@ import atexit
 import gc
 import json
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 STAYED = 97
 _PATIENCE = 15
 
+_failed = []
 _records = Path(os.environ.pop("HOST_SUITES_RECORDS"))
 _attached = os.environ.pop("HOST_SUITES_ATTACHED") == "1"
 
@@ -63,8 +65,27 @@ def pytest_runtest_makereport(item, call):  # noqa: ARG001 - pytest goes by the 
     outcome.get_result().raised = call.excinfo.typename if call.excinfo else ""
 
 
+def pytest_runtest_logfinish():
+    """Collect what a test that failed has left, bare and attached, before the next one begins.
+
+    Its traceback keeps sockets, and the collector would come upon these in some later test, which
+    then fails of an unclosed one: in which test depends on how much has been allocated by then.
+    """
+    if not _failed:
+        return
+    _failed.clear()
+    for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+        if hasattr(sys, name):
+            delattr(sys, name)
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _what: None
+    gc.collect()
+    sys.unraisablehook = hook
+
+
 def pytest_runtest_logreport(report):
     """Write down what a phase of a test came to."""
+    if report.failed:
+        _failed.append(report.nodeid)
     outcome = report.outcome
     if hasattr(report, "wasxfail"):
         outcome = "xfailed" if report.skipped else "xpassed"
