@@ -46,7 +46,8 @@ CANT_FAIL = {
     "self.opened_sum = 0.0  # rounding errors don't outlive the connections",
     "self.beating = False",
     "self.beating = True",
-    # It compares two numbers.
+    # It looks at a local, or compares two numbers.
+    "if is_held:",
     "if self._teller == ident:  # not another one, which has had its turn since",
     # It is held.
     "lock.release()",
